@@ -1,0 +1,78 @@
+"""Conditions as the Kubernetes API conventions ask for them, and the reasons we give."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from preheat.api.base import APIModel
+
+
+class ConditionStatus(StrEnum):
+    """The three answers a condition can give."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class ConditionType(StrEnum):
+    """Every condition type of both kinds. Ready, Reconciling and Stalled are the kstatus ones."""
+
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    ACCEPTED = "Accepted"
+    WEIGHTS_READY = "WeightsReady"
+    AVAILABLE = "Available"
+
+
+class Reason(StrEnum):
+    """Why a condition is as it is. A reason is part of the API: scripts match it."""
+
+    # Accepted
+    VALID = "Valid"
+    INVALID_SPEC = "InvalidSpec"
+    NAME_TAKEN = "NameTaken"
+    CHILD_REFUSED = "ChildRefused"
+    # weights
+    WEIGHTS_READY = "WeightsReady"
+    WEIGHTS_FETCHING = "WeightsFetching"
+    WEIGHTS_FAILED = "WeightsFailed"
+    NO_MATCHING_NODE = "NoMatchingNode"
+    # pods
+    SCALED_TO_ZERO = "ScaledToZero"
+    PODS_PENDING = "PodsPending"
+    PODS_REFUSED = "PodsRefused"
+    NO_CAPACITY = "NoCapacity"
+    ENGINE_STARTING = "EngineStarting"
+    IMAGE_UNAVAILABLE = "ImageUnavailable"
+    ENGINE_CRASHING = "EngineCrashing"
+    MODEL_LOADING = "ModelLoading"
+    MODEL_PROBING = "ModelProbing"
+    MODEL_HEALING = "ModelHealing"
+    LOAD_FAILED = "LoadFailed"
+    LOAD_STALLED = "LoadStalled"
+    CANARY_FAILED = "CanaryFailed"
+    ROLLING_OUT = "RollingOut"
+    SERVING = "Serving"
+    NOT_SERVING = "NotServing"
+    # kstatus
+    SETTLED = "Settled"
+    WORKING = "Working"
+    PROGRESSING = "Progressing"
+
+
+class Condition(APIModel):
+    """One observation about an object, with the time at which its status last changed."""
+
+    type: Annotated[str, Field(max_length=64, description="What is observed, CamelCase.")]
+    status: Annotated[ConditionStatus, Field(description="True, False or Unknown.")]
+    observed_generation: Annotated[
+        int, Field(ge=0, description="The metadata.generation that this condition was computed from.")
+    ]
+    last_transition_time: Annotated[
+        str, Field(max_length=32, description="When status last changed, RFC 3339, UTC.")
+    ]
+    reason: Annotated[str, Field(min_length=1, max_length=64, description="Why, CamelCase, for programs.")]
+    message: Annotated[str, Field(max_length=1024, description="Why and what to do, for people.")]

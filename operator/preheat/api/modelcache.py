@@ -1,0 +1,279 @@
+"""ModelCache: the exact, verified weights of one model revision on a set of nodes."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field
+
+from preheat.api.base import APIModel, Labels, Name, Sha256, rules
+from preheat.api.conditions import Condition
+from preheat.api.gpu import GPUType
+
+
+class ModelFormat(StrEnum):
+    """The file format of the weights."""
+
+    SAFETENSORS = "Safetensors"
+    GGUF = "GGUF"
+    ONNX = "ONNX"
+    TENSORRT = "TensorRT"
+    PICKLE = "Pickle"
+
+
+class ModelFile(APIModel):
+    """One file of the model, with the digest that it must have."""
+
+    path: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=512,
+            pattern=r"^[^/\\\x00-\x1f][^\\\x00-\x1f]*$",
+            description="Path relative to the model's root.",
+        ),
+    ]
+    sha256: Annotated[Sha256, Field(description="SHA-256 of the content, 64 hex digits.")]
+    size_bytes: Annotated[
+        int | None, Field(ge=0, le=10_000_000_000_000, description="Size in bytes, where known.")
+    ] = None
+
+
+class SecretReference(APIModel):
+    """A Secret in the same namespace. It is mounted where it is needed and never read by the operator."""
+
+    secret_name: Annotated[
+        Name, Field(description="Name of the Secret; its key `token` holds the access token.")
+    ]
+
+
+class ModelSource(APIModel):
+    """Where the weights come from, and what they must be."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!self.uri.startsWith('hf://') || self.revision != ''",
+                "`revision` must be set for an hf:// URI: name a commit, so that every node gets the same weights",
+            ),
+            (
+                "self.revision == '' || self.uri.startsWith('hf://')",
+                "`revision` is only known to hf:// URIs: leave it out, and put the version into the path of the URI",
+            ),
+            (
+                "!has(self.endpoint) || self.uri.startsWith('hf://')",
+                "`endpoint` is only used for hf:// URIs: leave it out",
+            ),
+            (
+                "self.files.all(f, !f.path.split('/').exists(p, p == '..' || p == '.' || p == ''))",
+                "`files[].path` must be relative and must not contain '.', '..' or empty parts",
+            ),
+        )
+    )
+
+    uri: Annotated[
+        str,
+        Field(
+            min_length=6,
+            max_length=1024,
+            pattern=r"^(hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+|https?://[^\s/?#]+/[^\s?#]*|pvc://[a-z0-9]([-.a-z0-9]*[a-z0-9])?(/[^\s?#]*)?)$",
+            description="hf://ORG/NAME (Hugging Face or a mirror that speaks its API), http(s)://HOST/FOLDER/ "
+            "(with a SHA256SUMS file in it) or http(s)://HOST/FILE, or pvc://CLAIM/PATH (a claim in the same "
+            "namespace).",
+        ),
+    ]
+    revision: Annotated[
+        str,
+        Field(
+            max_length=128,
+            pattern=r"^[A-Za-z0-9._/-]*$",
+            description="For hf://: a commit (best), tag or branch. It is resolved to a commit once.",
+        ),
+    ] = ""
+    format: Annotated[
+        ModelFormat,
+        Field(
+            description="File format of the weights. Pickle files can run code when they are loaded: they "
+            "are refused unless this is set to Pickle."
+        ),
+    ] = ModelFormat.SAFETENSORS
+    files: Annotated[
+        list[ModelFile],
+        Field(
+            max_length=256,
+            description="The exact files with their digests. Left out: the manifest of the source is used "
+            "(the hub's digests, or SHA256SUMS beside the files). A file without a digest is refused.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["path"]},
+        ),
+    ] = []
+    include: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=128)]],
+        Field(
+            max_length=32,
+            description="Shell patterns of the files to fetch. Left out: what the format needs.",
+            json_schema_extra={"x-kubernetes-list-type": "set"},
+        ),
+    ] = []
+    endpoint: Annotated[
+        str | None,
+        Field(
+            max_length=512,
+            pattern=r"^https?://[^\s?#]+$",
+            description="Base URL of the hub for hf:// URIs. Left out: the one the operator was installed with.",
+        ),
+    ] = None
+    credentials: Annotated[SecretReference | None, Field(description="Access token for the source.")] = None
+
+
+class Toleration(APIModel):
+    """A taint to tolerate, as in a pod."""
+
+    key: Annotated[str, Field(max_length=316, description="Taint key; empty matches all keys.")] = ""
+    operator: Annotated[
+        str, Field(max_length=8, pattern="^(Exists|Equal)$", description="Exists or Equal.")
+    ] = "Equal"
+    value: Annotated[str, Field(max_length=63, description="Taint value for Equal.")] = ""
+    effect: Annotated[
+        str,
+        Field(
+            max_length=16,
+            pattern="^(NoSchedule|PreferNoSchedule|NoExecute)?$",
+            description="Taint effect; empty matches all.",
+        ),
+    ] = ""
+
+
+class PlacementSpec(APIModel):
+    """On which nodes the weights are kept."""
+
+    gpu_types: Annotated[
+        list[GPUType],
+        Field(
+            max_length=8,
+            description="Nodes with one of these GPU types. Left out: with any or none.",
+            json_schema_extra={"x-kubernetes-list-type": "set"},
+        ),
+    ] = []
+    node_selector: Annotated[Labels, Field(description="Labels that a node must have.")] = {}
+    tolerations: Annotated[
+        list[Toleration],
+        Field(
+            max_length=16,
+            description="Taints to tolerate besides those of GPU nodes, which are always tolerated.",
+        ),
+    ] = []
+    nodes: Annotated[
+        int | None,
+        Field(ge=0, le=1000, description="On how many of the matching nodes. Left out: on all of them."),
+    ] = None
+
+
+class ModelCacheSpec(APIModel):
+    """Which weights, and where they are kept."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.source == oldSelf.source",
+                "`source` must not change: weights of another source are another ModelCache; create a new one",
+            )
+        )
+    )
+
+    source: Annotated[ModelSource, Field(description="Where the weights come from. Cannot be changed.")]
+    placement: Annotated[PlacementSpec, Field(description="On which nodes.")] = PlacementSpec()
+    max_bytes_per_second: Annotated[
+        int | None,
+        Field(
+            ge=1024,
+            le=1_000_000_000_000,
+            description="Limit of the download speed per node, in bytes per second. Left out: no limit.",
+        ),
+    ] = None
+
+
+class NodeCacheState(StrEnum):
+    """How far one node is."""
+
+    PENDING = "Pending"
+    LISTING = "Listing"
+    FETCHING = "Fetching"
+    VERIFYING = "Verifying"
+    READY = "Ready"
+    FAILED = "Failed"
+
+
+class NodeCacheStatus(APIModel):
+    """The weights on one node."""
+
+    name: Annotated[str, Field(max_length=253, description="Name of the node.")]
+    state: Annotated[NodeCacheState, Field(description="How far this node is.")]
+    percent: Annotated[int, Field(ge=0, le=100, description="Share of the bytes that are there.")]
+    reason: Annotated[str | None, Field(max_length=64, description="Why it failed or waits.")] = None
+    message: Annotated[str | None, Field(max_length=512, description="What happened and what to do.")] = None
+
+
+class ModelCacheStatus(APIModel):
+    """What is on the nodes."""
+
+    observed_generation: Annotated[
+        int | None, Field(ge=0, description="The metadata.generation that this status was computed from.")
+    ] = None
+    conditions: Annotated[
+        list[Condition],
+        Field(
+            max_length=16,
+            description="Ready, and Reconciling and Stalled for kstatus.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = []
+    key: Annotated[
+        str | None,
+        Field(max_length=32, description="Nodes that are ready carry the label cache.preheat.dev/KEY=ready."),
+    ] = None
+    resolved_revision: Annotated[
+        str | None, Field(max_length=128, description="The commit that the revision stood for.")
+    ] = None
+    manifest_sha256: Annotated[
+        str | None, Field(max_length=64, description="SHA-256 of the manifest of all files.")
+    ] = None
+    total_bytes: Annotated[int | None, Field(ge=0, description="Size of the model in bytes.")] = None
+    percent: Annotated[
+        int | None, Field(ge=0, le=100, description="Share of the bytes that are on the desired nodes.")
+    ] = None
+    speed: Annotated[
+        str | None, Field(max_length=16, description='Download speed over all nodes: "220 MB/s".')
+    ] = None
+    eta: Annotated[str | None, Field(max_length=16, description='Time left: "40s", "3m20s".')] = None
+    ready_nodes: Annotated[int | None, Field(ge=0, description="Nodes that hold the verified weights.")] = (
+        None
+    )
+    desired_nodes: Annotated[int | None, Field(ge=0, description="Nodes that should.")] = None
+    node_summary: Annotated[
+        str | None, Field(max_length=16, description="Ready nodes of desired ones, for people.")
+    ] = None
+    nodes: Annotated[
+        list[NodeCacheStatus],
+        Field(
+            max_length=1000,
+            description="Each node that holds the weights or is getting them.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = []
+
+
+class ModelCache(APIModel):
+    """The exact, verified weights of one model revision, put on nodes before any pod needs them.
+
+    An LLMDeployment makes the one it needs; make one yourself to have weights on nodes ahead of time.
+    """
+
+    PLURAL: ClassVar[str] = "modelcaches"
+
+    name: Name
+    namespace: Name
+    uid: str
+    generation: int
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    spec: ModelCacheSpec
+    status: ModelCacheStatus = ModelCacheStatus()

@@ -1,0 +1,1 @@
+"""``kubectl preheat``: what the operator knows, for people. It reads the cluster and changes nothing."""

@@ -1,0 +1,124 @@
+"""``kubectl preheat``: the program. Install it on PATH and kubectl finds it as a plugin.
+
+Exit codes: 0 done (with -w: Ready), 1 not found, refused or timed out, 2 wrong usage.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from preheat.api.llmdeployment import LLMDeployment
+from preheat.api.modelcache import ModelCache
+from preheat.api.parse import InvalidSpecError, parse
+from preheat.cli import plan as plans
+from preheat.cli.status import is_ready, screen
+from preheat.cluster.kube import Kube
+from preheat.config import OperatorConfig
+from preheat.decide.observed import NodeView
+from preheat.decide.serving import ServiceObservation, decide_service
+from preheat.errors import PreheatError
+
+REFRESH_SECONDS = 0.5
+
+
+def main() -> None:
+    """Run one command."""
+    arguments = _parser().parse_args()
+    try:
+        sys.exit(asyncio.run(arguments.command(arguments)))
+    except PreheatError as error:
+        sys.exit(f"kubectl preheat: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kubectl preheat", description="What Preheat does, and why.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    status = commands.add_parser("status", help="one LLMDeployment on one screen")
+    status.add_argument("name")
+    status.add_argument("-n", "--namespace", default="default")
+    status.add_argument("-w", "--watch", action="store_true", help="follow until it is Ready")
+    status.add_argument(
+        "--timeout", type=float, default=3600.0, help="give up after so many seconds (with -w)"
+    )
+    status.set_defaults(command=_status)
+    plan = commands.add_parser("plan", help="what applying a file would do")
+    plan.add_argument("-f", "--filename", type=Path, required=True)
+    plan.add_argument("-n", "--namespace", default="default")
+    plan.set_defaults(command=_plan)
+    return parser
+
+
+async def _status(arguments: argparse.Namespace) -> int:
+    kube = Kube.connect()
+    deadline = time.monotonic() + arguments.timeout
+    drawn = 0
+    while True:
+        body = await kube.get("LLMDeployment", arguments.namespace, arguments.name)
+        if body is None:
+            print(
+                f"LLMDeployment {arguments.name} not found in namespace {arguments.namespace}",
+                file=sys.stderr,
+            )
+            return 1
+        service = parse(LLMDeployment, body)
+        used = service.status.cache
+        cache = await kube.get("ModelCache", arguments.namespace, used.name) if used else None
+        drawn = _draw(screen(service, parse(ModelCache, cache) if cache else None), drawn)
+        if not arguments.watch or is_ready(service):
+            return 0
+        if time.monotonic() > deadline:
+            print(f"not Ready after {arguments.timeout:g} s", file=sys.stderr)
+            return 1
+        await asyncio.sleep(REFRESH_SECONDS)
+
+
+def _draw(lines: list[str], drawn: int) -> int:
+    """Draw over what was drawn before on a terminal; elsewhere print what there is."""
+    if sys.stdout.isatty() and drawn:
+        sys.stdout.write(f"\x1b[{drawn}F\x1b[J")
+    width = os.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    for line in lines:
+        print(line[:width])
+    sys.stdout.flush()
+    return len(lines)
+
+
+async def _plan(arguments: argparse.Namespace) -> int:
+    bodies = [b for b in yaml.safe_load_all(arguments.filename.read_text("utf-8")) if b]
+    wanted = [body for body in bodies if isinstance(body, dict) and body.get("kind") == "LLMDeployment"]
+    if not wanted:
+        print(f"{arguments.filename}: holds no LLMDeployment", file=sys.stderr)
+        return 1
+    nodes = [NodeView.from_body(node) for node in await Kube.connect().list_all("Node")]
+    failed = False
+    for body in wanted:
+        failed |= _plan_one(body, arguments.namespace, nodes)
+    return 1 if failed else 0
+
+
+def _plan_one(body: dict[str, Any], namespace: str, nodes: list[NodeView]) -> bool:
+    body = {**body, "metadata": {"namespace": namespace, "uid": "", **body.get("metadata", {})}}
+    try:
+        service = parse(LLMDeployment, body)
+    except InvalidSpecError as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return True
+    seen = ServiceObservation(nodes, (), (), (), ())
+    config = OperatorConfig.from_environment(os.environ)
+    plan = decide_service(service, seen, config, datetime.now(UTC))
+    print(f"LLMDeployment {service.namespace}/{service.name}, as if nothing of it existed yet:")
+    print("\n".join(plans.lines(plan)))
+    return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""``kubectl preheat status``: one LLMDeployment on one screen. Pure: objects in, lines out."""
+
+from collections.abc import Sequence
+
+from preheat.api.conditions import Condition, ConditionStatus, ConditionType
+from preheat.api.llmdeployment import LLMDeployment
+from preheat.api.modelcache import ModelCache, NodeCacheState
+from preheat.cli.bar import bar
+from preheat.decide.text import size
+
+_MARKS = {ConditionStatus.TRUE: "✔", ConditionStatus.FALSE: "✘", ConditionStatus.UNKNOWN: "?"}
+_SHOWN = (ConditionType.ACCEPTED, ConditionType.WEIGHTS_READY, ConditionType.AVAILABLE, ConditionType.READY)
+
+
+def is_ready(service: LLMDeployment) -> bool:
+    """Tell whether the status speaks of this generation and says Ready."""
+    ready = condition(service.status.conditions, ConditionType.READY)
+    return (
+        ready is not None
+        and ready.status is ConditionStatus.TRUE
+        and ready.observed_generation == service.generation
+    )
+
+
+def condition(conditions: Sequence[Condition], kind: ConditionType) -> Condition | None:
+    """Return a condition, None when it is not there yet."""
+    return next((c for c in conditions if c.type == kind), None)
+
+
+def screen(service: LLMDeployment, cache: ModelCache | None) -> list[str]:
+    """Return the lines that show where a service stands."""
+    status = service.status
+    lines = [
+        f"{service.namespace}/{service.name}   {service.spec.model.uri}",
+        f"  revision {status.revision or '-'}   serving {status.serving_revision or '-'}"
+        f"   GPU {status.gpu_type or '-'}   replicas {status.replica_summary or '-'}",
+    ]
+    for kind in _SHOWN:
+        found = condition(status.conditions, kind)
+        if found is not None:
+            lines.append(f"  {_MARKS[found.status]} {kind:<13} {found.reason}: {found.message}")
+    lines += _weights(cache)
+    loading = status.loading
+    ready = condition(status.conditions, ConditionType.READY)
+    if loading is not None and ready is not None:
+        left = f"  {loading.eta} left" if loading.eta else ""
+        lines.append(
+            f"  {ready.reason:<15} {bar(loading.percent)} {loading.percent:>3}%"
+            f"  {size(loading.bytes_done)} of {size(loading.bytes_total)}{left}"
+        )
+    if is_ready(service) and status.url:
+        lines.append(f"  {status.url}/v2/models/{service.name}/generate")
+    return lines
+
+
+def _weights(cache: ModelCache | None) -> list[str]:
+    if cache is None:
+        return []
+    speed = f"  {cache.status.speed}" if cache.status.speed else ""
+    left = f"  {cache.status.eta} left" if cache.status.eta else ""
+    return [
+        f"  weights {node.name:<15} {bar(node.percent)} {node.percent:>3}%  {node.state}"
+        + ("" if node.state is NodeCacheState.READY else speed + left)
+        + (f"  {node.message}" if node.message else "")
+        for node in cache.status.nodes
+    ]

@@ -1,0 +1,116 @@
+"""The controller as one thing: start it, feed it what the watches see, stop it."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from preheat.cluster.kinds import KINDS
+from preheat.cluster.kube import Kube
+from preheat.cluster.sidecars import Sidecars
+from preheat.config import OperatorConfig
+from preheat.controller.apply import Writer
+from preheat.controller.loop import Loops
+from preheat.controller.reconcile import ORPHANS, Reconciler, concerned
+from preheat.controller.telemetry import Metrics, Probe
+from preheat.controller.view import Key, View
+from preheat.decide.plan import RESYNC_SECONDS
+from preheat.errors import PreheatError
+from preheat.resources.metadata import Manifest
+
+log = logging.getLogger(__name__)
+
+
+class Controller:
+    """Owns the view and the loops."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        sidecars: Sidecars,
+        config: OperatorConfig,
+        metrics: Metrics,
+        probe: Probe,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.view = View()
+        self.metrics = metrics
+        self._kube = kube
+        self._sidecars = sidecars
+        self._probe = probe
+        self._clock = clock
+        writer = Writer(kube, self.view, metrics)
+        reconciler = Reconciler(self.view, kube, sidecars, writer, config, clock)
+        self.loops = Loops(reconciler.reconcile, on_pass=self._on_pass)
+        self._resync: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """List everything once, so that no pass begins with half a view, then start the loops."""
+        await self._list_all()
+        for kind in ("LLMDeployment", "ModelCache"):
+            for key in self.view.keys(kind):
+                self.loops.wake(key)
+        self.loops.wake(ORPHANS)
+        self._resync = asyncio.get_running_loop().create_task(self._resync_forever(), name="resync")
+        self._probe.ready = True
+
+    async def stop(self) -> None:
+        """Stop cleanly."""
+        self._probe.ready = False
+        if self._resync is not None:
+            self._resync.cancel()
+        await self.loops.stop()
+        await self._sidecars.close()
+
+    def saw(self, event: str | None, body: Manifest) -> None:
+        """Take in one watch event: it changes the view and wakes loops, and decides nothing."""
+        self.metrics.last_event.labels(body["kind"]).set(self._clock().timestamp())
+        before = self.view.get(body["kind"], body["metadata"].get("namespace", ""), body["metadata"]["name"])
+        changed = self.view.remove(body) if event == "DELETED" else self.view.put(body)
+        if changed and not (event != "DELETED" and _is_heartbeat(before, body)):
+            self._wake(body)
+
+    def _wake(self, body: Manifest) -> None:
+        for key in concerned(body, self.view):
+            self.loops.wake(key)
+
+    async def _list_all(self) -> None:
+        for kind in KINDS:
+            known = self.view.keys(kind)
+            for body in self.view.replace(kind, await self._kube.list_all(kind), known):
+                if self._probe.ready:
+                    self._wake(body)
+
+    async def _resync_forever(self) -> None:
+        """List everything now and then: a watch may have missed a deletion, and says nothing of it."""
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            try:
+                await self._list_all()
+            except PreheatError as error:
+                log.warning("resync: %s", error)
+
+    def _on_pass(self, key: Key, seconds: float, ok: bool) -> None:
+        self.metrics.passes.labels(key[0], "ok" if ok else "error").inc()
+        self.metrics.seconds.labels(key[0]).observe(seconds)
+        self.metrics.objects.set(len(self.loops))
+        self._probe.loops = len(self.loops)
+        self._probe.beat()
+
+
+def _is_heartbeat(before: Manifest | None, after: Manifest) -> bool:
+    """Tell whether a node changed in nothing that a decision looks at: kubelets report every few minutes."""
+    if before is None or after["kind"] != "Node":
+        return False
+    return _gist(before) == _gist(after)
+
+
+def _gist(node: Manifest) -> object:
+    status = node.get("status") or {}
+    conditions = [(c.get("type"), c.get("status")) for c in status.get("conditions") or ()]
+    return (
+        node["metadata"].get("labels"),
+        node.get("spec"),
+        status.get("allocatable"),
+        conditions,
+    )

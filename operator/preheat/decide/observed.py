@@ -1,0 +1,333 @@
+"""What was observed, as values. ``from_body`` parses each kind once; below it there are no dicts.
+
+``None`` means "not there" or "not known", never zero.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from preheat.api.constants import (
+    ANNOTATION_NODE,
+    LABEL_GPU_TYPE,
+    LABEL_REVISION,
+    NODE_LABEL_PREFIX,
+    NODE_LABEL_READY,
+)
+from preheat.resources.metadata import Manifest
+
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A taint of a node."""
+
+    key: str
+    value: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node: what it offers and which caches it holds complete."""
+
+    name: str
+    labels: Mapping[str, str]
+    taints: tuple[Taint, ...]
+    ready: bool
+    schedulable: bool
+    allocatable: Mapping[str, int]
+    caches: frozenset[str]
+
+    @classmethod
+    def from_body(cls, body: Body) -> "NodeView":
+        """Return the view of a v1 Node. Extended resources are whole numbers; others are left out."""
+        metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
+        labels = metadata.get("labels") or {}
+        return cls(
+            name=metadata["name"],
+            labels=labels,
+            taints=tuple(
+                Taint(t.get("key", ""), t.get("value", ""), t.get("effect", ""))
+                for t in spec.get("taints") or ()
+            ),
+            ready=condition(body, "Ready") == "True",
+            schedulable=not spec.get("unschedulable", False),
+            allocatable={
+                name: int(amount)
+                for name, amount in (status.get("allocatable") or {}).items()
+                if "/" in name and str(amount).isdigit()
+            },
+            caches=frozenset(
+                key.removeprefix(NODE_LABEL_PREFIX)
+                for key, value in labels.items()
+                if key.startswith(NODE_LABEL_PREFIX) and value == NODE_LABEL_READY
+            ),
+        )
+
+
+class AgentState(StrEnum):
+    """What an agent says of its model (runtime/agent/README.md)."""
+
+    WAITING_FOR_ENGINE = "WaitingForEngine"
+    LOADING = "Loading"
+    PROBING = "Probing"
+    SERVING = "Serving"
+    HEALING = "Healing"
+    STALLED = "Stalled"
+    FAILED = "Failed"
+    DRAINING = "Draining"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReport:
+    """One answer of an agent's /status. Sizes in bytes, times in seconds."""
+
+    state: AgentState
+    reason: str
+    message: str
+    bytes_done: int
+    bytes_total: int
+    remaining_seconds: float | None
+
+    @classmethod
+    def from_json(cls, body: Body) -> "AgentReport":
+        """Return the report. Raises KeyError, TypeError or ValueError for an answer that is none."""
+        load = body["load"]
+        remaining = load.get("remainingSeconds")
+        return cls(
+            state=AgentState(body["state"]),
+            reason=str(body.get("reason") or ""),
+            message=str(body.get("message") or ""),
+            bytes_done=int(load["bytesLoaded"]),
+            bytes_total=int(load["bytesTotal"]),
+            remaining_seconds=None if remaining is None else float(remaining),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """A pod, as far as a decision needs it."""
+
+    name: str
+    uid: str
+    revision: str
+    gpu_type: str
+    job_node: str | None
+    """The node that a warmer pod works for."""
+    node: str | None
+    ip: str | None
+    phase: str
+    ready: bool
+    deleting: bool
+    scheduled: bool
+    unschedulable: str | None
+    """Why the scheduler finds no node, in its own words."""
+    waiting_reason: str | None
+    waiting_message: str | None
+    restarts: int
+    last_exit: str | None
+    """How the main container ended last: exit code and last words."""
+    termination_message: str | None
+    report: AgentReport | None = None
+
+    @classmethod
+    def from_body(cls, body: Body, main: str) -> "PodView":
+        """Return the view of a v1 Pod whose main container is called ``main``."""
+        metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
+        labels = metadata.get("labels") or {}
+        scheduled = condition_of(body, "PodScheduled")
+        statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+        waiting = next(
+            (w for s in statuses if (w := (s.get("state") or {}).get("waiting")) and _is_trouble(w)), None
+        )
+        container: Body = next((s for s in statuses if s.get("name") == main), {})
+        ended = (container.get("state") or {}).get("terminated")
+        ended_before = (container.get("lastState") or {}).get("terminated")
+        return cls(
+            name=metadata["name"],
+            uid=metadata.get("uid", ""),
+            revision=labels.get(LABEL_REVISION, ""),
+            gpu_type=labels.get(LABEL_GPU_TYPE, ""),
+            job_node=(metadata.get("annotations") or {}).get(ANNOTATION_NODE),
+            node=spec.get("nodeName"),
+            ip=status.get("podIP"),
+            phase=status.get("phase", "Pending"),
+            ready=condition(body, "Ready") == "True",
+            deleting="deletionTimestamp" in metadata,
+            scheduled=scheduled.get("status") == "True",
+            unschedulable=scheduled.get("message", "")
+            if scheduled.get("reason") == "Unschedulable"
+            else None,
+            waiting_reason=waiting.get("reason") if waiting else None,
+            waiting_message=waiting.get("message") if waiting else None,
+            restarts=int(container.get("restartCount") or 0),
+            last_exit=_exit(ended or ended_before),
+            termination_message=(ended or {}).get("message"),
+        )
+
+
+_TROUBLE = {
+    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError",
+    "CreateContainerError", "RunContainerError", "CrashLoopBackOff",
+}  # fmt: skip
+
+
+def _is_trouble(waiting: Body) -> bool:
+    return waiting.get("reason") in _TROUBLE
+
+
+def _exit(terminated: Body | None) -> str | None:
+    if not terminated:
+        return None
+    words = (terminated.get("message") or "").strip().splitlines()
+    last = f": {words[-1][:200]}" if words else ""
+    return f"exit code {terminated.get('exitCode')} ({terminated.get('reason')}){last}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentView:
+    """A Deployment of ours."""
+
+    name: str
+    revision: str
+    gpu_type: str
+    replicas: int
+    refused: str | None
+    """Why its pods cannot even be created (quota, Pod Security, admission), in the API server's words."""
+
+    @classmethod
+    def from_body(cls, body: Body) -> "DeploymentView":
+        """Return the view of an apps/v1 Deployment."""
+        metadata = body["metadata"]
+        labels = metadata.get("labels") or {}
+        failure = condition_of(body, "ReplicaFailure")
+        return cls(
+            name=metadata["name"],
+            revision=labels.get(LABEL_REVISION, ""),
+            gpu_type=labels.get(LABEL_GPU_TYPE, ""),
+            replicas=int((body.get("spec") or {}).get("replicas", 1)),
+            refused=failure.get("message", "") if failure.get("status") == "True" else None,
+        )
+
+
+class JobState(StrEnum):
+    """How a Job stands."""
+
+    ACTIVE = "Active"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A warmer Job."""
+
+    name: str
+    uid: str
+    node: str
+    state: JobState
+    ended: datetime | None
+    deleting: bool
+
+    @classmethod
+    def from_body(cls, body: Body) -> "JobView":
+        """Return the view of a batch/v1 Job."""
+        metadata = body["metadata"]
+        complete, failed = condition_of(body, "Complete"), condition_of(body, "Failed")
+        state, since = JobState.ACTIVE, None
+        if complete.get("status") == "True":
+            state, since = JobState.COMPLETE, complete.get("lastTransitionTime")
+        elif failed.get("status") == "True":
+            state, since = JobState.FAILED, failed.get("lastTransitionTime")
+        return cls(
+            name=metadata["name"],
+            uid=metadata.get("uid", ""),
+            node=(metadata.get("annotations") or {}).get(ANNOTATION_NODE, ""),
+            state=state,
+            ended=parse_time(since),
+            deleting="deletionTimestamp" in metadata,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WarmerReport:
+    """One answer of a warmer's /progress, or its last words. Sizes in bytes, speeds in bytes per second."""
+
+    state: str
+    bytes_done: int
+    bytes_total: int
+    bytes_per_second: float
+    remaining_seconds: float | None
+    reason: str = ""
+    message: str = ""
+    manifest_sha256: str | None = None
+    resolved_revision: str | None = None
+
+    @classmethod
+    def from_json(cls, body: Body) -> "WarmerReport":
+        """Return the report. Raises TypeError or ValueError for an answer that is none."""
+        total = int(body.get("bytesTotal") or 0)
+        remaining = body.get("remainingSeconds")
+        return cls(
+            state=str(body["state"]),
+            bytes_done=int(body.get("bytesDone") or (total if body["state"] == "Published" else 0)),
+            bytes_total=total,
+            bytes_per_second=float(body.get("bytesPerSecond") or 0.0),
+            remaining_seconds=None if remaining is None else float(remaining),
+            reason=str(body.get("reason") or ""),
+            message=str(body.get("message") or ""),
+            manifest_sha256=body.get("manifestSHA256"),
+            resolved_revision=body.get("resolvedRevision"),
+        )
+
+
+def condition_of(body: Body, kind: str) -> Body:
+    """Return a condition of an object, empty when it has none of that type."""
+    conditions = (body.get("status") or {}).get("conditions") or ()
+    return next((c for c in conditions if c.get("type") == kind), {})
+
+
+def condition(body: Body, kind: str) -> str | None:
+    """Return the status of a condition."""
+    return condition_of(body, kind).get("status")
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """Return an API timestamp as an aware datetime, None when there is none or it is none."""
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def is_controlled_by(body: Body, uid: str) -> bool:
+    """Tell whether the object with this uid is the controller of an object."""
+    return any(
+        reference.get("controller") and reference.get("uid") == uid
+        for reference in body["metadata"].get("ownerReferences") or ()
+    )
+
+
+__all__ = [
+    "AgentReport",
+    "AgentState",
+    "Body",
+    "DeploymentView",
+    "JobState",
+    "JobView",
+    "Manifest",
+    "NodeView",
+    "PodView",
+    "Taint",
+    "WarmerReport",
+    "condition",
+    "condition_of",
+    "is_controlled_by",
+    "parse_time",
+]

@@ -1,0 +1,26 @@
+"""Our errors. Each says what the loop does next.
+
+PreheatError
+├─ InvalidSpec        the user must change something   -> condition Accepted=False, wait for a change
+├─ Unavailable        a peer failed or throttled us    -> back off, last status kept
+└─ NotOwned           the name is taken by a stranger  -> condition with its name, look again at resync
+anything else         a bug                            -> traceback in the log, back off, the loop survives
+"""
+
+__all__ = ["InvalidSpec", "NotOwned", "PreheatError", "Unavailable"]
+
+
+class PreheatError(Exception):
+    """Base of all errors that the loop knows how to handle."""
+
+
+class InvalidSpec(PreheatError):  # noqa: N818 - a verdict on the spec, read as one
+    """The spec asks for something that cannot be done. The message says what to change."""
+
+
+class Unavailable(PreheatError):  # noqa: N818
+    """Something outside did not answer, or not now. Trying again is right."""
+
+
+class NotOwned(PreheatError):  # noqa: N818
+    """An object with a name we need exists and is not ours. The message names it."""

@@ -1,0 +1,32 @@
+"""The operator's process: builds the parts once and runs them."""
+
+import os
+import sys
+import time
+
+from preheat import handlers
+from preheat.cluster.kube import Kube
+from preheat.cluster.sidecars import Sidecars
+from preheat.config import OperatorConfig
+from preheat.controller.service import Controller
+from preheat.controller.telemetry import Metrics, Probe, serve
+
+PORT = 8080
+
+
+def main() -> None:
+    """Run the operator. Ends with exit code 2 and a sentence when the installation's settings are wrong."""
+    try:
+        config = OperatorConfig.from_environment(os.environ)
+    except ValueError as error:
+        sys.exit(f"preheat-operator: {error}")
+    metrics, probe = Metrics(), Probe(time.monotonic)
+    stop = serve(int(os.environ.get("PREHEAT_PORT", PORT)), metrics, probe)
+    try:
+        handlers.run(Controller(Kube.connect(), Sidecars.open(), config, metrics, probe))
+    finally:
+        stop()
+
+
+if __name__ == "__main__":
+    main()

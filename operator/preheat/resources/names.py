@@ -1,0 +1,65 @@
+"""Names of children: deterministic, readable, and never too long."""
+
+import hashlib
+import json
+from typing import Any
+
+from preheat.api.gpu import GPUType
+
+NAME_LIMIT = 52
+"""Longest child name: a Job or ReplicaSet still has room for the suffix of its pods (63 in all)."""
+
+
+def digest(value: Any, length: int) -> str:
+    """Return the first hex digits of the SHA-256 of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def fit(name: str, limit: int = NAME_LIMIT) -> str:
+    """Return the name, or its beginning and a hash of all of it when it is too long.
+
+    >>> fit("llama"), len(fit("x" * 80)), fit("x" * 80) == fit("x" * 81)
+    ('llama', 52, False)
+    """
+    if len(name) <= limit:
+        return name
+    return f"{name[: limit - 9].rstrip('-.')}-{digest(name, 8)}"
+
+
+def short_gpu(gpu_type: GPUType) -> str:
+    """Return a GPU type without its maker: ``l4``, ``h100-80gb``."""
+    return gpu_type.value.split("-", 1)[1]
+
+
+def revision_name(service: str, revision: str) -> str:
+    """Name of what all GPU types of one revision share (its ConfigMap)."""
+    return fit(f"{service}-{revision}")
+
+
+def child_name(service: str, revision: str, gpu_type: GPUType) -> str:
+    """Name of the Deployment, and of the ControllerRevision that pins it."""
+    return fit(f"{service}-{revision}-{short_gpu(gpu_type)}")
+
+
+def cache_name(service: str, source: dict[str, Any]) -> str:
+    """Name of the ModelCache that a service makes for itself."""
+    return fit(f"{service}-{digest(source, 8)}")
+
+
+def cache_key(namespace: str, cache: str, source: dict[str, Any]) -> str:
+    """Name of a cache's folder on every node and of its node label: 16 hex digits.
+
+    The namespace is part of it: weights are never shared between namespaces.
+    """
+    return digest([namespace, cache, source], 16)
+
+
+def volume_name(key: str, role: str) -> str:
+    """Name of a cache's PersistentVolume and of its claim. Role: serve, warm or make."""
+    return f"preheat-{key}-{role}"
+
+
+def warmer_name(cache: str, node: str) -> str:
+    """Name of the Job that warms one node."""
+    return fit(f"{fit(cache, NAME_LIMIT - 9)}-{digest(node, 8)}")
