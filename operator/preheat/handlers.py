@@ -20,6 +20,10 @@ def registry(controller: Controller) -> kopf.OperatorRegistry:
     """Return kopf's handlers, bound to one controller."""
     handlers = kopf.OperatorRegistry()
 
+    @kopf.on.login(registry=handlers, id="login")
+    async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_via_client(**kwargs)
+
     @kopf.on.startup(registry=handlers, id="start")
     async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
         configure(settings)
@@ -61,4 +65,6 @@ def run(controller: Controller) -> None:
         log_format=kopf.LogFormat.JSON if as_json else kopf.LogFormat.FULL,
         debug=level == logging.DEBUG,
     )
+    # kopf tells of every handler that succeeded; ours only pass events on.
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     asyncio.run(kopf.operator(registry=registry(controller), clusterwide=True, standalone=True))

@@ -246,7 +246,7 @@ class ScalingSpec(APIModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "self.minReplicas <= self.maxReplicas",
+                "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
                 "`minReplicas` must be less than or equal to `maxReplicas`: raise `maxReplicas` or lower `minReplicas`",
             )
         )

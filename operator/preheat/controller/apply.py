@@ -5,7 +5,7 @@ the cluster. A child that cannot be written does not keep the status from being 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,8 @@ from preheat.decide.changes import check_owner, differs, fingerprint
 from preheat.decide.plan import Apply, Delete, EventDraft, LabelNode, Plan, Write
 from preheat.decide.refusals import with_refusal
 from preheat.errors import InvalidSpec, PreheatError, Unavailable
+from preheat.resources.metadata import Manifest
+from preheat.resources.names import digest, fit
 
 Subject = LLMDeployment | ModelCache
 
@@ -28,10 +30,11 @@ log = logging.getLogger(__name__)
 class Writer:
     """Makes writes, and leaves out those that would change nothing."""
 
-    def __init__(self, kube: Kube, view: View, metrics: Metrics) -> None:
+    def __init__(self, kube: Kube, view: View, metrics: Metrics, changed: Callable[[Manifest], None]) -> None:
         self._kube = kube
         self._view = view
         self._metrics = metrics
+        self._changed = changed
         self._good_enough: dict[Key, str] = {}
 
     async def apply(self, subject: Subject, body: dict[str, Any], plan: Plan, now: datetime) -> None:
@@ -74,7 +77,7 @@ class Writer:
                 self._metrics.writes.labels("Node", "patch").inc()
                 node = await self._kube.label_node(write.node, write.key, write.value)
                 if node is not None:
-                    self._view.put(node)
+                    self._learn({"apiVersion": "v1", "kind": "Node", **node})
 
     async def _apply(self, write: Apply) -> None:
         manifest = write.manifest
@@ -94,17 +97,22 @@ class Writer:
                 return
         self._metrics.writes.labels(key[0], "apply").inc()
         result = await self._kube.apply(manifest)
-        self._view.put(result)
+        self._learn(result)
         self._good_enough.pop(key, None)
         if differs(manifest, result):
             self._good_enough[key] = fingerprint(manifest, result)
+
+    def _learn(self, body: Manifest) -> None:
+        """Know our own write at once, and wake whom it concerns: its echo in the watch tells nothing new."""
+        if self._view.put(body):
+            self._changed(body)
 
     async def _emit(self, subject: Subject, draft: EventDraft, now: datetime) -> None:
         kind = type(subject).__name__
         event = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"generateName": f"{subject.name}.", "namespace": subject.namespace},
+            "metadata": {"name": _event_name(subject, draft, now), "namespace": subject.namespace},
             "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "reportingController": "preheat.dev/operator",
             "reportingInstance": "preheat-operator",
@@ -125,3 +133,7 @@ class Writer:
             await self._kube.create_event(event)
         except (Unavailable, InvalidSpec) as error:
             log.warning("event not posted: %s", error)
+
+
+def _event_name(subject: Subject, draft: EventDraft, now: datetime) -> str:
+    return fit(f"{subject.name}.{digest([subject.uid, draft.reason, now.isoformat()], 16)}", 250)

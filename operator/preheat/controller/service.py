@@ -39,7 +39,7 @@ class Controller:
         self._sidecars = sidecars
         self._probe = probe
         self._clock = clock
-        writer = Writer(kube, self.view, metrics)
+        writer = Writer(kube, self.view, metrics, self._wake)
         reconciler = Reconciler(self.view, kube, sidecars, writer, config, clock)
         self.loops = Loops(reconciler.reconcile, on_pass=self._on_pass)
         self._resync: asyncio.Task[None] | None = None
