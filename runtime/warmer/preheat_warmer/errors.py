@@ -1,0 +1,48 @@
+"""How a warm-up can fail, and whether trying again helps.
+
+WarmerError(reason, message)
+├─ Hopeless   somebody must change something       -> exit code 2: the Job fails at once
+└─ Passing    a peer failed, the disk is full, ... -> exit code 1: the Job tries again
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a warm-up failed, for programs."""
+
+    INVALID_CONFIG = "InvalidConfig"
+    NOT_FOUND = "NotFound"
+    UNAUTHORIZED = "Unauthorized"
+    NO_DIGEST = "NoDigest"
+    DIGEST_MISMATCH = "DigestMismatch"
+    PICKLE_REFUSED = "PickleRefused"
+    PATH_REFUSED = "PathRefused"
+    ADDRESS_REFUSED = "AddressRefused"
+    INCOMPLETE_MODEL = "IncompleteModel"
+    DISK_FULL = "DiskFull"
+    SOURCE_UNAVAILABLE = "SourceUnavailable"
+
+
+class WarmerError(Exception):
+    """Base of both. The message says what to do."""
+
+    exit_code = 1
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Hopeless(WarmerError):  # noqa: N818 - it says what it is
+    """It will not get better by itself."""
+
+    exit_code = 2
+
+
+class Passing(WarmerError):  # noqa: N818
+    """Trying again may help."""
+
+
+class Changed(Exception):  # noqa: N818
+    """The source has another version of a file than when its download began: begin it again."""

@@ -1,0 +1,31 @@
+"""What a source can do."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from preheat_warmer.manifest import File, Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Bytes on their way. ``offset`` is where they really begin: a source may not be able to resume."""
+
+    offset: int
+    version: str
+    """What tells this version of the file from another (an ETag), empty when there is nothing."""
+    total: int | None
+    chunks: AsyncIterator[bytes]
+
+
+class Source(Protocol):
+    """A place that has the model."""
+
+    async def list(self) -> Manifest:
+        """Return its files. Raises Hopeless or Passing."""
+        ...
+
+    def open(self, file: File, offset: int, version: str) -> AbstractAsyncContextManager[Transfer]:
+        """Read a file from an offset on. Raises Changed when it is not ``version`` any more."""
+        ...
