@@ -33,7 +33,7 @@ class _Numbers(Collector):
 def serve(port: int, progress: Progress) -> ThreadingHTTPServer:
     """Serve in a thread of its own; return the server, whose shutdown() ends it."""
     registry = CollectorRegistry()
-    registry.register(_Numbers(progress))  # type: ignore[no-untyped-call]
+    registry.register(_Numbers(progress))
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

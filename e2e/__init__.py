@@ -1,0 +1,1 @@
+"""End to end: clusters, images, the demo and the tests that need them."""

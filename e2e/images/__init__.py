@@ -1,0 +1,1 @@
+"""Builds every container image of the project, with Docker or without; see README.md."""
