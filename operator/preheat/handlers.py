@@ -65,6 +65,7 @@ def run(controller: Controller) -> None:
         log_format=kopf.LogFormat.JSON if as_json else kopf.LogFormat.FULL,
         debug=level == logging.DEBUG,
     )
-    # kopf tells of every handler that succeeded; ours only pass events on.
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    # kopf tells of every handler that succeeded, httpx of every request; ours only pass events on and poll.
+    for name in ("kopf.objects", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     asyncio.run(kopf.operator(registry=registry(controller), clusterwide=True, standalone=True))

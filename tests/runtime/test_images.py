@@ -1,8 +1,10 @@
 """What the image builder promises before anything is built: keys, contexts, locks."""
 
+import ast
 import re
 import sys
 from dataclasses import replace
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,28 @@ def test_a_lock_names_hashes_and_no_place(lock: str) -> None:
             r"[a-z0-9.-]+==\S+( ; .*)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?|    # +.*", line
         ), line
         assert "://" not in line
+
+
+@pytest.mark.parametrize("name", ["operator", "agent", "warmer"])
+def test_what_the_code_imports_is_in_the_images_lock(name: str) -> None:
+    image = IMAGES[name]
+    locked = set(re.findall(r"^([a-z0-9.-]+)==", (REPOSITORY / image.lock).read_text(), re.MULTILINE))
+    distributions = packages_distributions()
+    for file in (REPOSITORY / image.sources[0]).rglob("*.py"):
+        for module in imported(file) - sys.stdlib_module_names - {Path(image.sources[0]).name}:
+            found = {re.sub(r"[._]", "-", one).lower() for one in distributions[module]}
+            assert found & locked, f"{file.name} imports {module}; name it in requirements/"
+
+
+def imported(file: Path) -> set[str]:
+    """Return the top-level modules that a file imports by their full name."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
 
 
 def test_a_folder_is_made_once(tmp_path: Path) -> None:

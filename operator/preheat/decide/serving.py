@@ -480,6 +480,7 @@ _AGENT_REASONS: dict[AgentState, Reason] = {
     AgentState.HEALING: Reason.MODEL_HEALING,
     AgentState.LOADING: Reason.MODEL_LOADING,
     AgentState.PROBING: Reason.MODEL_PROBING,
+    AgentState.SERVING: Reason.MODEL_PROBING,
     AgentState.WAITING_FOR_ENGINE: Reason.ENGINE_STARTING,
 }
 """In this order the states are told: trouble first."""
@@ -528,6 +529,8 @@ def _look_at_agents(wish: Wish, waiting: Sequence[PodView]) -> Telling | None:
                 eta=text.duration(max(left)) if left else None,
             )
             words = f"{len(told)} of {wish.replicas} replicas are loading"
+        if state is AgentState.SERVING:
+            words = "the model has answered; the kubelet has not asked yet"
         return _not_ready(reason, f"Pod {pod.name}: {words}"), loading
     if waiting and any(pod.scheduled for pod in waiting):
         return _not_ready(Reason.ENGINE_STARTING, f"Pod {waiting[0].name} is starting."), None

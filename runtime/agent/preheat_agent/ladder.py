@@ -10,11 +10,13 @@ Ready is only who answered a real question since its last load. Live fails only 
 engine is the one thing left that can help:
 
 * the load makes no progress for ``stall_seconds`` (bytes, CPU time, GPU memory: any of them counts),
-* the engine's process is there, but its port stays closed that long without progress,
-* unloading and loading again did not bring an answer back, twice in a row.
+* the engine's process is there, but its port stays closed that long without progress.
 
-A restart that did not help is not asked for without end: after RESTARTS_AT_MOST the model is Failed and
-stays observable, and only new facts (a new pod, a new spec) change that.
+A model that does not answer is first unloaded and loaded again. Where that does not help, twice in a row, or
+the unload itself hangs (Triton waits for ever for requests that a dead stub took with it), the engine is
+killed: the kubelet starts it again at once. What did not help is not done without end: after
+RESTARTS_AT_MOST the model is Failed and stays observable, and only new facts (a new pod, a new spec) or a
+good answer change that.
 """
 
 from dataclasses import dataclass, replace
@@ -27,6 +29,8 @@ HEALS_BEFORE_RESTART = 2
 RESTARTS_AT_MOST = 3
 RECHECK_SECONDS = 1.0
 """After a failed answer the next question comes this soon: doubt is settled fast."""
+UNLOAD_SECONDS = 10.0
+"""A healthy unload takes two to three seconds."""
 GIVEN_UP_PERIOD_SECONDS = 60.0
 """How often a model that never answered is asked again."""
 
@@ -51,6 +55,7 @@ class Action(StrEnum):
     LOAD = "Load"
     UNLOAD = "Unload"
     ASK = "Ask"
+    KILL = "Kill"
 
 
 class Repository(StrEnum):
@@ -114,7 +119,9 @@ class Memory:
     healing: bool = False
     heals_in_a_row: int = 0
     restarts: int = 0
-    """Restarts asked for since the last good answer."""
+    """Times that the engine was killed since the last good answer."""
+    healed_at: float = 0.0
+    """When the last step of healing was taken."""
     heals: int = 0
     engine_starts: int = 0
 
@@ -133,7 +140,7 @@ def decide(config: Config, seen: Seen, memory: Memory, now: float) -> tuple[Memo
     if seen.busy_loading or seen.repository is Repository.LOADING:
         return _loading(config, memory, now), Action.NOTHING
     if seen.repository is Repository.UNLOADING:
-        return replace(memory, ready=False, live=True), Action.NOTHING
+        return _unloading(memory, now)
     if seen.repository is Repository.READY:
         return _loaded(config, seen, memory, now)
     return _not_loaded(seen, memory, now)
@@ -184,6 +191,13 @@ def _loading(config: Config, memory: Memory, now: float) -> Memory:
     else:
         told = _say(memory, State.LOADING, "Loading", "the model is loading", now)
     return replace(told, ready=False, live=True, proven=False, bad_answers=0, ask_at=0.0)
+
+
+def _unloading(memory: Memory, now: float) -> tuple[Memory, Action]:
+    memory = replace(memory, ready=False, live=True)
+    if memory.healing and now - memory.healed_at > UNLOAD_SECONDS:
+        return _restart(memory, "the model does not unload", now)
+    return memory, Action.NOTHING
 
 
 def _not_loaded(seen: Seen, memory: Memory, now: float) -> tuple[Memory, Action]:
@@ -248,28 +262,33 @@ def _take_answer(config: Config, seen: Seen, memory: Memory, now: float) -> Memo
 
 
 def _unwell(memory: Memory, now: float) -> tuple[Memory, Action]:
-    """Return the next step up for a model that does not answer: load it again, then a restart, then no more."""
-    words = memory.message
-    if memory.heals_in_a_row < HEALS_BEFORE_RESTART and memory.restarts < RESTARTS_AT_MOST:
-        healing = replace(
-            memory,
-            healing=True,
-            proven=False,
-            ready=False,
-            live=True,
-            bad_answers=0,
-            heals=memory.heals + 1,
-            heals_in_a_row=memory.heals_in_a_row + 1,
-        )
-        return _say(healing, State.HEALING, "CanaryFailed", words, now), Action.UNLOAD
-    failed = replace(_say(memory, State.FAILED, "CanaryFailed", words, now), ready=False, proven=False)
+    """Return the next step up for a model that does not answer: load it again, then a new engine, then no more."""
+    if memory.heals_in_a_row >= HEALS_BEFORE_RESTART:
+        return _restart(memory, memory.message, now)
+    healing = replace(
+        memory,
+        healing=True,
+        healed_at=now,
+        proven=False,
+        ready=False,
+        live=True,
+        bad_answers=0,
+        heals=memory.heals + 1,
+        heals_in_a_row=memory.heals_in_a_row + 1,
+    )
+    return _say(healing, State.HEALING, "CanaryFailed", memory.message, now), Action.UNLOAD
+
+
+def _restart(memory: Memory, words: str, now: float) -> tuple[Memory, Action]:
+    memory = replace(memory, ready=False, live=True, proven=False)
     if memory.restarts < RESTARTS_AT_MOST:
-        asked = memory.restarts + (memory.live and 1)
-        return replace(failed, live=False, restarts=asked), Action.NOTHING
+        killed = replace(memory, restarts=memory.restarts + 1, healing=True, healed_at=now, bad_answers=0)
+        return _say(killed, State.HEALING, "EngineRestart", words, now), Action.KILL
+    failed = _say(memory, State.FAILED, "CanaryFailed", words, now)
     # Nothing helped. Keep asking now and then: what is broken may be elsewhere.
     if now < memory.ask_at:
-        return replace(failed, live=True), Action.NOTHING
-    return replace(failed, live=True, ask_at=now + GIVEN_UP_PERIOD_SECONDS), Action.ASK
+        return failed, Action.NOTHING
+    return replace(failed, ask_at=now + GIVEN_UP_PERIOD_SECONDS), Action.ASK
 
 
 def _may_not_restart(memory: Memory) -> bool:

@@ -123,6 +123,8 @@ class Agent:
                     log.warning("unload failed", extra={"problem": problem})
             case Action.ASK:
                 self._question = asyncio.create_task(self._ask())
+            case Action.KILL:
+                await asyncio.to_thread(progress.kill, self.config.engine_process)
             case Action.NOTHING:
                 pass
 

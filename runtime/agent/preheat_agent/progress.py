@@ -6,6 +6,7 @@ are readable without any privilege because the pod shares its process namespace 
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,15 @@ def usage(process: str, weights: str, proc: Path = PROC) -> Usage:
         read_bytes=sum(_read(pid, proc) for pid in pids),
         cpu_ticks=sum(_ticks(pid, proc) for pid in pids),
     )
+
+
+def kill(process: str, proc: Path = PROC) -> None:
+    """End the engine and its descendants at once. Their container ends, and the kubelet starts it again."""
+    for pid in list(_family(process, proc)):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
 
 
 def total_bytes(weights: str) -> int:

@@ -1,7 +1,7 @@
 """Triton, started empty under explicit model control: the agent loads the model over the repository API."""
 
-from preheat.api.llmdeployment import Backend, LLMDeployment
 from preheat.api.constants import PORT_GRPC, PORT_HTTP, PORT_METRICS
+from preheat.api.llmdeployment import Backend, LLMDeployment
 from preheat.config import OperatorConfig
 from preheat.errors import InvalidSpec
 from preheat.resources.engines.base import REPOSITORY_DIRECTORY, WEIGHTS_DIRECTORY, Rendering
