@@ -106,13 +106,17 @@ class Kube:
         except _Missing:
             return None
 
-    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
-        """Delete an object with all that it owns, if it still has this uid."""
+    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> Manifest | None:
+        """Delete an object with all that it owns, if it still has this uid.
+
+        Return the object when it stays for a while (finalizers), None when it is gone.
+        """
         body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         try:
-            await self._call("DELETE", KINDS[kind].path(namespace, name), [], body, "application/json")
+            answer = await self._call("DELETE", KINDS[kind].path(namespace, name), [], body)
         except _Missing:
-            return
+            return None
+        return answer if answer.get("kind") == kind else None
 
     async def create_event(self, event: Manifest) -> None:
         """Post an Event. One that is refused is not worth a retry."""

@@ -72,7 +72,8 @@ class Writer:
                 await self._apply(write)
             case Delete():
                 self._metrics.writes.labels(write.kind, "delete").inc()
-                await self._kube.delete(write.kind, write.namespace, write.name, write.uid)
+                left = await self._kube.delete(write.kind, write.namespace, write.name, write.uid)
+                self._unlearn(write, left)
             case LabelNode():
                 self._metrics.writes.labels("Node", "patch").inc()
                 node = await self._kube.label_node(write.node, write.key, write.value)
@@ -106,6 +107,15 @@ class Writer:
         """Know our own write at once, and wake whom it concerns: its echo in the watch tells nothing new."""
         if self._view.put(body):
             self._changed(body)
+
+    def _unlearn(self, write: Delete, left: Manifest | None) -> None:
+        """Know our own deletion at once."""
+        if left is not None:
+            self._learn(left)
+            return
+        known = self._view.get(write.kind, write.namespace, write.name)
+        if known is not None and known["metadata"].get("uid") == write.uid and self._view.remove(known):
+            self._changed(known)
 
     async def _emit(self, subject: Subject, draft: EventDraft, now: datetime) -> None:
         kind = type(subject).__name__

@@ -18,6 +18,9 @@ from preheat.decide.plan import RESYNC_SECONDS
 from preheat.errors import PreheatError
 from preheat.resources.metadata import Manifest
 
+SETTLE_SECONDS = 5.0
+DEBOUNCE_SECONDS = 1.0
+
 log = logging.getLogger(__name__)
 
 
@@ -43,6 +46,8 @@ class Controller:
         reconciler = Reconciler(self.view, kube, sidecars, writer, config, clock)
         self.loops = Loops(reconciler.reconcile, on_pass=self._on_pass)
         self._resync: asyncio.Task[None] | None = None
+        self._relisted: set[str] = set()
+        self._relist = asyncio.Event()
 
     async def start(self) -> None:
         """List everything once, so that no pass begins with half a view, then start the loops."""
@@ -65,6 +70,10 @@ class Controller:
     def saw(self, event: str | None, body: Manifest) -> None:
         """Take in one watch event: it changes the view and wakes loops, and decides nothing."""
         self.metrics.last_event.labels(body["kind"]).set(self._clock().timestamp())
+        if event is None:
+            # The watch begins anew: what was deleted in the gap is never told. A list of our own tells.
+            self._relisted.add(body["kind"])
+            self._relist.set()
         before = self.view.get(body["kind"], body["metadata"].get("namespace", ""), body["metadata"]["name"])
         changed = self.view.remove(body) if event == "DELETED" else self.view.put(body)
         if changed and not (event != "DELETED" and _is_heartbeat(before, body)):
@@ -76,19 +85,36 @@ class Controller:
 
     async def _list_all(self) -> None:
         for kind in KINDS:
-            known = self.view.keys(kind)
-            for body in self.view.replace(kind, await self._kube.list_all(kind), known):
-                if self._probe.ready:
-                    self._wake(body)
+            await self._list(kind)
+
+    async def _list(self, kind: str) -> None:
+        known = self.view.keys(kind)
+        for body in self.view.replace(kind, await self._kube.list_all(kind), known):
+            if self._probe.ready:
+                self._wake(body)
 
     async def _resync_forever(self) -> None:
-        """List everything now and then: a watch may have missed a deletion, and says nothing of it."""
+        """List again soon after a watch began anew, and everything now and then: watches miss deletions.
+
+        The first full list comes soon: between our list at start and kopf's there was a gap.
+        """
+        clock = asyncio.get_running_loop().time
+        due = clock() + SETTLE_SECONDS
         while True:
-            await asyncio.sleep(RESYNC_SECONDS)
             try:
-                await self._list_all()
+                async with asyncio.timeout_at(due):
+                    await self._relist.wait()
+                await asyncio.sleep(DEBOUNCE_SECONDS)
+            except TimeoutError:
+                self._relisted, due = set(KINDS), clock() + RESYNC_SECONDS
+            kinds, self._relisted = sorted(self._relisted), set()
+            self._relist.clear()
+            try:
+                for kind in kinds:
+                    await self._list(kind)
             except PreheatError as error:
-                log.warning("resync: %s", error)
+                log.warning("resync: %s; again in %g s", error, SETTLE_SECONDS)
+                due = clock() + SETTLE_SECONDS
 
     def _on_pass(self, key: Key, seconds: float, ok: bool) -> None:
         self.metrics.passes.labels(key[0], "ok" if ok else "error").inc()
