@@ -1,0 +1,108 @@
+# Preheat. `make help` lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROVIDER ?= auto
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
+
+# --- try it
+
+.PHONY: demo
+demo: venv ## a real Kubernetes, a real Triton, a real model: watch it warm up, load and answer
+	$(BIN)/python -m e2e.demo up --provider $(PROVIDER)
+
+.PHONY: demo-down
+demo-down: venv ## take the demo away; nothing is left behind
+	$(BIN)/python -m e2e.demo down --provider $(PROVIDER)
+
+.PHONY: cluster
+cluster: venv ## only the cluster, for development
+	$(BIN)/python -m e2e.cluster --provider $(PROVIDER) up
+
+.PHONY: cluster-down
+cluster-down: venv ## take the cluster away
+	$(BIN)/python -m e2e.cluster --provider $(PROVIDER) down
+
+.PHONY: images
+images: venv ## build the container images (Docker or buildah) and print where they are
+	$(BIN)/python -m e2e.images build
+
+# --- develop
+
+.PHONY: venv
+venv: $(VENV)/.complete ## the Python environment, from the lock file
+
+$(VENV)/.complete: requirements/dev.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Preheat needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: generate
+generate: venv ## write crds/ and the chart's copy from the API types
+	$(BIN)/python -m preheat.api.crd crds charts/preheat/files/crds
+
+.PHONY: golden
+golden: venv ## rewrite the golden files; look at the diff before you commit it
+	PREHEAT_GOLDEN=write $(PYTEST) tests/golden -q
+
+.PHONY: lock
+lock: venv ## write the lock files again
+	sh requirements/compile.sh
+
+.PHONY: format
+format: venv ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: build
+build: venv ## build the Python distribution into dist/
+	$(BIN)/python -m build --no-isolation --outdir dist
+
+# --- check
+
+.PHONY: test
+test: lint test-unit test-integration test-runtime test-e2e ## everything: what CI runs
+
+.PHONY: lint
+lint: venv ## formatting, lint, types, layers, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mypy e2e
+	$(BIN)/lint-imports
+	@test ! -e operator/__init__.py || { echo "operator/__init__.py shadows Python's own module: remove it"; exit 1; }
+	@$(BIN)/python -m preheat.api.crd build/generated && diff -r build/generated crds && diff -r crds charts/preheat/files/crds \
+	  || { echo "crds/ are not what the API types say: run make generate"; exit 1; }
+
+.PHONY: test-unit
+test-unit: venv ## pure code, golden files, the loop on virtual time: seconds
+	$(PYTEST) tests/unit tests/golden tests/loop
+
+.PHONY: test-integration
+test-integration: venv ## a real kube-apiserver: schema, ownership, drift, deletion
+	$(PYTEST) tests/integration
+
+.PHONY: test-runtime
+test-runtime: venv ## agent, warmer and engine as real processes, against a real Triton
+	$(PYTEST) tests/runtime
+
+.PHONY: test-e2e
+test-e2e: venv ## a real cluster of its own: weights, scheduling, serving, healing
+	$(PYTEST) e2e/tests --provider $(PROVIDER)
+
+.PHONY: clean
+clean: ## remove what was built here (the caches outside the checkout stay)
+	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
