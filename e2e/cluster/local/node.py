@@ -144,7 +144,7 @@ class Node:
             ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", "\n".join(script)],
             self.folder / "logs" / "holder.log",
         )
-        (self.folder / "holder.pid").write_text(str(holder.pid))
+        (self.folder / "holder.pid").write_text(str(holder))
         wait_for(f"namespaces of {self.name}", ready.exists, 10, 0.02)
 
     def _make_network(self, others: Sequence["Node"]) -> None:

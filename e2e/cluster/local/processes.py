@@ -11,13 +11,11 @@ from pathlib import Path
 MARK = "PREHEAT_CLUSTER"
 
 
-def start(
-    mark: str, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
-) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own, with its output in a file."""
+def start(mark: str, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> int:
+    """Start a process in a session of its own, with its output in a file; return its pid. It outlives us."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             list(command),
             env={**os.environ, **(environment or {}), MARK: mark},
             stdin=subprocess.DEVNULL,
@@ -25,6 +23,8 @@ def start(
             stderr=out,
             start_new_session=True,
         )
+    process.returncode = 0  # nobody waits for it: without this, Python warns that it still runs
+    return process.pid
 
 
 def marked(mark: str, cgroup: str | None = None) -> Iterator[int]:

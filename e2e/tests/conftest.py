@@ -1,0 +1,51 @@
+"""The e2e suite: a real cluster (its own, or yours by --kubeconfig), the chart, real pods of a real Triton."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.cluster import PROVIDERS, provider_for
+from e2e.install import NAMES, image_archives, install_operator
+from e2e.tests.cluster import Cluster
+
+STORE = Path(__file__).parents[1] / "demo" / "model-store.yaml"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("preheat")
+    group.addoption("--provider", choices=("auto", *PROVIDERS), default="auto", help="who makes the cluster")
+    group.addoption("--kubeconfig", type=Path, help="use this cluster, with the operator installed, instead")
+    group.addoption("--keep", action="store_true", help="leave the cluster up afterwards")
+    group.addoption("--cluster-name", default="preheat-test", help="name of the cluster that is made")
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster with the operator and the model store."""
+    provider = provider_for(request.config.getoption("provider"), request.config.getoption("cluster_name"))
+    own = request.config.getoption("kubeconfig")
+    if own is not None:
+        provider.kubeconfig = own
+    try:
+        if own is None:
+            archives = image_archives()
+            provider.up()
+            provider.load_images([archives[name] for name in NAMES])
+            install_operator(provider.kubeconfig)
+        made = Cluster(provider)
+        made.kubectl("apply", "-f", str(STORE))
+        made.kubectl("-n", made.namespace, "rollout", "status", "deploy/model-store", "--timeout=120s")
+        yield made
+    finally:
+        if own is None and not request.config.getoption("keep"):
+            provider.down()
+
+
+@pytest.fixture
+def service(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A name for an LLMDeployment that is gone, with its pods, after the test."""
+    name = request.node.name.removeprefix("test_").split("[")[0].replace("_", "-")[:30].rstrip("-")
+    yield name
+    cluster.kubectl("-n", cluster.namespace, "delete", "llmd", name, "--ignore-not-found", "--wait=true")
+    cluster.until(f"pods of {name} gone", lambda: not cluster.pods(name), 120)

@@ -1,0 +1,93 @@
+"""A pod is only ever scheduled where the exact, verified weights of its revision already lie."""
+
+import json
+from typing import Any
+
+from e2e.tests.cluster import Cluster
+
+A10G = {"gpu": {"types": ["nvidia-a10g"]}}
+
+
+def test_no_pod_before_the_weights(cluster: Cluster, service: str) -> None:
+    """The second node is tainted, of another GPU type, and has no weights: its pod waits for them."""
+    cluster.kubectl("-n", cluster.namespace, "scale", "deploy/model-store", "--replicas=0")
+    cluster.until("store gone", lambda: not cluster.items("pods", "app=model-store"), 60)
+    cluster.apply(service, hardware=A10G, runtime={"options": None})
+    cluster.until("a pod exists", lambda: cluster.pods(service), 30)
+    cluster.until("it says so", lambda: cluster.ready(service).get("reason") == "WeightsFetching", 30)
+    for _ in range(10):
+        (pod,) = cluster.pods(service)
+        assert "nodeName" not in pod["spec"], "no node has the weights, so no node may get the pod"
+        cluster.until("a second", lambda: True, 1, every=1)
+
+    cluster.kubectl("-n", cluster.namespace, "scale", "deploy/model-store", "--replicas=1")
+    cluster.wait_ready(service, 180)
+    (pod,) = cluster.pods(service)
+    assert pod["spec"]["nodeName"] == cluster.provider.nodes()[1]
+
+
+def test_a_killed_warmer_resumes(cluster: Cluster, service: str) -> None:
+    cluster.apply(service, hardware=A10G, cache={"maxBytesPerSecond": 8_000_000}, replicas=1,
+                  model={"include": ["*.gguf"]})  # fmt: skip
+    cluster.until("half of it", lambda: _percent(cluster, service) >= 40, 60)
+    (pod,) = _warmers(cluster, service)
+    node = cluster.provider.nodes()[1]
+    folder = _folder(cluster, service)
+    cluster.kubectl("-n", cluster.namespace, "delete", "pod", pod["metadata"]["name"], "--grace-period=0",
+                    "--force")  # fmt: skip
+    kept = int(cluster.provider.node_exec(node, ["sh", "-c", f"cat {folder}/.partial/*.part | wc -c"]))
+    assert kept > 0
+    cluster.until("weights ready", lambda: _done(cluster, service), 90)
+    words = json.loads(_last_words(cluster, service))
+    assert words["state"] == "Published"
+    assert words["bytesFetched"] <= words["bytesTotal"] - kept + words["bytesTotal"] // 100, (
+        "resumed, not begun anew"
+    )
+
+
+def test_wrong_bytes_are_never_published(cluster: Cluster, service: str) -> None:
+    wrong = [{"path": "SmolLM2-135M-Instruct.Q4_1.gguf", "sha256": "0" * 64}]
+    cluster.apply(service, model={"files": wrong})
+    cluster.until("it says so", lambda: cluster.ready(service).get("reason") == "WeightsFailed", 120)
+    assert "DigestMismatch" in cluster.ready(service)["message"]
+    stalled = cluster.kubectl(
+        "-n", cluster.namespace, "get", "llmd", service, "-o",
+        'jsonpath={.status.conditions[?(@.type=="Stalled")].status}',
+    )  # fmt: skip
+    assert stalled == "True"
+    (pod,) = cluster.pods(service)
+    assert "nodeName" not in pod["spec"]
+
+
+def _cache(cluster: Cluster, service: str) -> dict[str, Any]:
+    found = cluster.items("mc", f"preheat.dev/llmdeployment={service}")
+    return found[0] if found else {}
+
+
+def _percent(cluster: Cluster, service: str) -> int:
+    status = _cache(cluster, service).get("status") or {}
+    return int(status.get("percent") or 0)
+
+
+def _done(cluster: Cluster, service: str) -> bool:
+    status = _cache(cluster, service).get("status") or {}
+    return bool(status.get("readyNodes"))
+
+
+def _folder(cluster: Cluster, service: str) -> str:
+    status = _cache(cluster, service)["status"]
+    return f"/var/lib/preheat/{status['key']}"
+
+
+def _warmers(cluster: Cluster, service: str) -> list[dict[str, Any]]:
+    metadata = _cache(cluster, service)["metadata"]
+    return cluster.items("pods", f"preheat.dev/modelcache={metadata['name']}")
+
+
+def _last_words(cluster: Cluster, service: str) -> str:
+    for pod in _warmers(cluster, service):
+        for container in pod["status"].get("containerStatuses") or ():
+            ended = container["state"].get("terminated")
+            if ended and ended["exitCode"] == 0:
+                return str(ended["message"])
+    raise AssertionError("no warmer ended well")
