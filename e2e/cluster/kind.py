@@ -1,6 +1,10 @@
-"""kind: Kubernetes in Docker. Two worker nodes with GPUs that are not there."""
+"""kind: Kubernetes in Docker. Two worker nodes with GPUs that are not there.
+
+PREHEAT_KIND_IMAGE names the node image, and with it the Kubernetes version; without it kind takes its own.
+"""
 
 import json
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +28,11 @@ class KindProvider:
     def up(self) -> None:
         if not self.is_up():
             self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+            image = os.environ.get("PREHEAT_KIND_IMAGE")
             with step("kind create cluster"):
                 subprocess.run(
                     ["kind", "create", "cluster", "--name", self.name, "--wait", "180s", "--config", "-",
-                     "--kubeconfig", str(self.kubeconfig)],
+                     "--kubeconfig", str(self.kubeconfig), *(["--image", image] if image else [])],
                     input=json.dumps(CONFIG), text=True, check=True,
                 )  # fmt: skip
         for node, gpu in zip(self.nodes(), GPU_NODES, strict=True):

@@ -46,7 +46,7 @@ def forwarded(kubeconfig: Path, namespace: str, service: str, port: int) -> Iter
         yield int(match[1])
     finally:
         process.terminate()
-        process.wait(10)
+        process.communicate(timeout=10)
 
 
 def ask_rest(kubeconfig: Path, namespace: str, model: str, prompt: str) -> Reply:

@@ -8,8 +8,8 @@ from e2e.tests.cluster import Cluster
 PROMPT = "The capital of France is"
 
 
-def test_a_model_is_warmed_loaded_probed_and_answers(cluster: Cluster) -> None:
-    name = "smollm2"
+def test_a_model_is_warmed_loaded_probed_and_answers(cluster: Cluster, service: str) -> None:
+    name = service
     cluster.apply(name)
     seen: list[tuple[str, int, str | None]] = []
 
@@ -35,6 +35,8 @@ def test_a_model_is_warmed_loaded_probed_and_answers(cluster: Cluster) -> None:
 
 
 def test_the_pod_is_on_the_gpu_type_asked_for_and_came_after_the_weights(cluster: Cluster) -> None:
+    cluster.apply("smollm2")
+    cluster.wait_ready("smollm2")
     (pod,) = cluster.pods("smollm2")
     first, _ = cluster.provider.nodes()
     assert pod["spec"]["nodeName"] == first

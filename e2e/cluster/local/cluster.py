@@ -95,7 +95,7 @@ class LocalProvider:
             mark=self.name,
             address=self.network.machine,
             services=self.network.services,
-            controllers=True,
+            controllers="*",
             audit=True,
         )
         for node in self._nodes():

@@ -35,7 +35,11 @@ def free_port(address: str = "127.0.0.1") -> int:
 
 
 class ControlPlane:
-    """etcd + kube-apiserver (+ controller-manager) on one address."""
+    """etcd + kube-apiserver on one address, and the controller-manager where ``controllers`` names some.
+
+    ``controllers`` is its own ``--controllers``: "*" for all, "*,-node-lifecycle-controller" where nodes are
+    objects that nobody runs.
+    """
 
     def __init__(
         self,
@@ -44,7 +48,7 @@ class ControlPlane:
         mark: str | None = None,
         address: str = "127.0.0.1",
         services: str = "10.96.0.0/16",
-        controllers: bool = False,
+        controllers: str = "",
         audit: bool = False,
     ) -> None:
         self.folder = folder
@@ -105,7 +109,7 @@ class ControlPlane:
                 "kube-controller-manager", kubernetes, "kube-controller-manager",
                 "--kubeconfig", str(self.kubeconfig), "--leader-elect=false", "--secure-port", "0",
                 "--service-account-private-key-file", str(key), "--root-ca-file", str(self.certificate),
-                "--use-service-account-credentials=true", "--node-monitor-grace-period", "20s",
+                "--controllers", self.controllers, "--use-service-account-credentials=true", "--node-monitor-grace-period", "20s",
             )  # fmt: skip
 
     def stop(self) -> None:

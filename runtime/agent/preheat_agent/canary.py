@@ -94,6 +94,7 @@ def _inputs(config: dict[str, Any], canary: Canary) -> list[Any]:
         "sampling_parameters": sampling,
         "sampling_param_max_tokens": canary.max_tokens,
         "stream": False,
+        "streaming": False,
     }
     declared = {entry["name"]: entry for entry in config.get("input", [])}
     if canary.input_name not in declared:

@@ -1,68 +1,66 @@
-"""Triton, started empty under explicit model control: the agent loads the model over the repository API."""
+"""Triton, started empty under explicit model control: the agent loads the model over the repository API.
+
+That API can run code, so it is closed to everybody but the agent: it wants a header with the pod's uid, which
+only those know who may read pods.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from preheat.api.constants import PORT_GRPC, PORT_HTTP, PORT_METRICS
 from preheat.api.llmdeployment import Backend, LLMDeployment
 from preheat.config import OperatorConfig
-from preheat.errors import InvalidSpec
-from preheat.resources.engines.base import REPOSITORY_DIRECTORY, WEIGHTS_DIRECTORY, Rendering
+from preheat.resources.engines.base import REPOSITORY_DIRECTORY, Rendering
+from preheat.resources.engines.triton_backends import Model, llamacpp, repository, tensorrtllm, vllm
+
+MIN_EXIT_SECONDS = 5
+_RESTRICTED = "model-repository:admin-key=$(POD_UID)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """How a backend is rendered, and which image of the installation it runs in."""
+
+    render: Callable[[LLMDeployment], Model]
+    image: Callable[[OperatorConfig], str]
+
+
+_BACKENDS: Mapping[Backend, _Entry] = {
+    Backend.VLLM: _Entry(vllm, lambda config: config.vllm_image),
+    Backend.TENSORRT_LLM: _Entry(tensorrtllm, lambda config: config.tensorrtllm_image),
+    Backend.LLAMA_CPP: _Entry(llamacpp, lambda config: config.llamacpp_image),
+    Backend.REPOSITORY: _Entry(repository, lambda config: config.repository_image),
+}
 
 
 class TritonEngine:
     """Renders what a Triton pod needs."""
 
     def render(self, service: LLMDeployment, config: OperatorConfig) -> Rendering:
-        """Return the rendering for the service's backend."""
+        """Return the rendering for the service's backend.
+
+        Raises InvalidSpec when the backend cannot do what the spec asks.
+        """
         runtime = service.spec.runtime
-        if runtime.backend is not Backend.LLAMA_CPP:
-            raise InvalidSpec("not yet")
-        pars = {
-            "gguf_path": WEIGHTS_DIRECTORY,
-            "n_ctx": "2048",
-            "n_parallel": "2",
-            "n_threads": "1",
-            **runtime.options,
-        }
-        params = "".join(
-            f'parameters {{ key: "{k}" value {{ string_value: "{v}" }} }}\n' for k, v in sorted(pars.items())
-        )
-        pbtxt = (
-            """backend: "python"
-max_batch_size: 0
-model_transaction_policy { decoupled: true }
-input [
-  { name: "text_input" data_type: TYPE_STRING dims: [ 1 ] },
-  { name: "stream" data_type: TYPE_BOOL dims: [ 1 ] optional: true },
-  { name: "max_tokens" data_type: TYPE_INT32 dims: [ 1 ] optional: true },
-  { name: "temperature" data_type: TYPE_FP32 dims: [ 1 ] optional: true },
-  { name: "chat" data_type: TYPE_BOOL dims: [ 1 ] optional: true }
-]
-output [
-  { name: "text_output" data_type: TYPE_STRING dims: [ 1 ] },
-  { name: "output_tokens" data_type: TYPE_INT32 dims: [ 1 ] }
-]
-instance_group [ { kind: KIND_CPU count: 1 } ]
-"""
-            + params
-        )
-        name = service.name
+        entry = _BACKENDS[runtime.backend]
+        model = entry.render(service)
         return Rendering(
-            image=runtime.image or config.llamacpp_image,
+            image=runtime.image or entry.image(config),
             command=(
                 "tritonserver",
-                f"--model-repository={REPOSITORY_DIRECTORY}",
+                f"--model-repository={model.repository or REPOSITORY_DIRECTORY}",
                 "--model-control-mode=explicit",
                 f"--http-port={PORT_HTTP}",
                 f"--grpc-port={PORT_GRPC}",
                 f"--metrics-port={PORT_METRICS}",
-                f"--exit-timeout-secs={max(5, runtime.drain_seconds)}",
-                "--http-restricted-api=model-repository:admin-key=$(POD_UID)",
-                "--grpc-restricted-protocol=model-repository:admin-key=$(POD_UID)",
+                f"--exit-timeout-secs={max(MIN_EXIT_SECONDS, runtime.drain_seconds)}",
+                "--log-format=ISO8601",
+                f"--http-restricted-api={_RESTRICTED}",
+                f"--grpc-restricted-protocol={_RESTRICTED}",
                 *runtime.args,
             ),
-            files={
-                f"{name}/config.pbtxt": pbtxt,
-                f"{name}/1/model.py": "from preheat_llamacpp import TritonPythonModel  # noqa: F401\n",
-            },
-            models=(name,),
+            files=model.files,
+            models=model.names,
             process="tritonserver",
+            environment=model.environment,
         )

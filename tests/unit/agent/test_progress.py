@@ -1,0 +1,56 @@
+"""How far a load is: read from a /proc that looks like the real one."""
+
+from pathlib import Path
+
+from preheat_agent.progress import LoadProgress, Usage, total_bytes, usage
+
+SMAPS = """7f0000000000-7f0006000000 r--p 00000000 08:01 42 /mnt/models/a.gguf
+Size:              98304 kB
+Rss:               49152 kB
+Pss:               49152 kB
+7f0010000000-7f0010001000 rw-p 00000000 00:00 0 [heap]
+Rss:                4096 kB
+"""
+
+
+def _process(proc: Path, pid: int, name: str, parent: int, *, ticks: int = 0, rchar: int = 0, smaps: str = "") -> None:
+    folder = proc / str(pid)
+    folder.mkdir()
+    fields = ["S", str(parent), *["0"] * 9, str(ticks), "0", *["0"] * 30]
+    (folder / "stat").write_text(f"{pid} ({name}) {' '.join(fields)}\n")
+    (folder / "io").write_text(f"rchar: {rchar}\nwchar: 0\n")
+    (folder / "smaps").write_text(smaps)
+
+
+def test_the_engine_and_its_descendants_count_and_nobody_else(tmp_path: Path) -> None:
+    _process(tmp_path, 7, "tritonserver", 1, ticks=5, rchar=100)
+    _process(tmp_path, 8, "triton_python_b", 7, ticks=7, rchar=1000, smaps=SMAPS)
+    _process(tmp_path, 9, "python3 (odd) x", 8, ticks=1, rchar=10)
+    _process(tmp_path, 20, "python3", 1, ticks=1000, rchar=10**9, smaps=SMAPS)
+    seen = usage("tritonserver", "/mnt/models", tmp_path)
+    assert seen == Usage(processes=3, mapped_bytes=49152 * 1024, read_bytes=1110, cpu_ticks=13)
+
+
+def test_progress_never_goes_back_and_never_beyond() -> None:
+    progress = LoadProgress(100, 0.0, Usage(1, 0, 1000, 0))
+    percents = []
+    for now, read in ((1, 1010), (2, 1040), (3, 1030), (4, 1500)):
+        progress.update(float(now), Usage(1, 0, read, 0))
+        percents.append(progress.percent)
+    assert percents == [10, 40, 40, 100]
+    assert progress.remaining_seconds == 0
+
+
+def test_time_left_is_not_known_before_there_is_something_to_go_by() -> None:
+    progress = LoadProgress(100, 0.0, Usage(1, 0, 0, 0))
+    assert progress.remaining_seconds is None
+    progress.update(10.0, Usage(1, 25, 0, 0))
+    assert progress.remaining_seconds == 30
+
+
+def test_hidden_files_are_no_weights(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"x" * 10)
+    (tmp_path / ".preheat-manifest.json").write_bytes(b"x" * 99)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b").write_bytes(b"x" * 5)
+    assert total_bytes(str(tmp_path)) == 15
