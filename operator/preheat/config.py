@@ -29,7 +29,6 @@ class OperatorConfig:
     cache_root: str = "/var/lib/preheat"
     """Folder on every node under which weights lie, absolute."""
     hf_endpoint: str = "https://huggingface.co"
-    cluster_domain: str = "cluster.local"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "OperatorConfig":

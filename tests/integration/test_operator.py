@@ -33,12 +33,9 @@ def test_children_are_made_by_one_field_manager_and_owned(api: API, node: str) -
             (name,) = names
             body = api.get(kind, name.split("/")[1])
             assert body is not None
-            applied = [
-                m["manager"] for m in body["metadata"].get("managedFields", []) if m["operation"] == "Apply"
-            ]
             shown = json.loads(api.kubectl("get", name, "-o", "json", "--show-managed-fields"))
-            applied = [m["manager"] for m in shown["metadata"]["managedFields"] if m["operation"] == "Apply"]
-            assert applied == ["preheat"], kind
+            applied = {m["manager"] for m in shown["metadata"]["managedFields"] if m["operation"] == "Apply"}
+            assert applied == {"preheat"}, kind
             (owner,) = body["metadata"]["ownerReferences"]
             assert owner["kind"] == "LLMDeployment"
             assert owner["controller"] is True

@@ -58,15 +58,6 @@ class CacheMode(StrEnum):
 class ModelSpec(ModelSource):
     """Which model, exactly: where it comes from, which revision, and how it is to be run."""
 
-    parameters_millions: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=100_000_000,
-            description="Number of parameters in millions (8030 for an 8B model). Used to check that the "
-            "model fits the GPU before anything is scheduled.",
-        ),
-    ] = None
     precision: Annotated[
         Precision | None,
         Field(

@@ -48,13 +48,6 @@ class Metrics:
             ["kind"],
             registry=self.registry,
         )
-        self.load_seconds = Histogram(
-            "preheat_model_load_seconds",
-            "From the pod's scheduling to its first good answer.",
-            ["gpu_type"],
-            buckets=(1, 5, 15, 60, 180, 600, 1800, 3600, 7200),
-            registry=self.registry,
-        )
 
 
 class Probe:

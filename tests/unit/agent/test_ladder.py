@@ -1,11 +1,12 @@
 """The agent's ladder: who is ready, who is loaded again, who is restarted, and who is left alone."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
+from preheat.decide.observed import AgentState
 from preheat_agent.config import Canary, Config
 from preheat_agent.ladder import (
     LOAD_RETRY_SECONDS,
@@ -189,7 +190,7 @@ def test_a_load_that_fails_is_told_and_tried_again_later_and_later() -> None:
             tries.append(engine.now)
             engine.look(replace(LIVE, busy_loading=True))
     assert engine.memory.live
-    waits = [round(b - a) for a, b in zip(tries, tries[1:], strict=False)]
+    waits = [round(b - a) for a, b in itertools.pairwise(tries)]
     assert waits[0] >= LOAD_RETRY_SECONDS[1]
     assert max(waits) <= LOAD_RETRY_SECONDS[-1] + 5
     assert waits == sorted(waits)
@@ -221,7 +222,8 @@ SEEN = st.builds(
     busy_loading=st.booleans(),
     load_error=st.none() | st.just("broken"),
     marker=st.tuples(st.floats(0, 5)),
-    answer=st.none() | st.builds(Answer, number=st.integers(1, 200), good=st.booleans(), message=st.just("x")),
+    answer=st.none()
+    | st.builds(Answer, number=st.integers(1, 200), good=st.booleans(), message=st.just("x")),
     busy_asking=st.booleans(),
     backend_failures=st.floats(0, 3),
     draining=st.booleans(),
@@ -248,6 +250,4 @@ def test_whatever_happens_the_promises_hold(looks: list[tuple[Seen, float]]) -> 
 
 @pytest.mark.parametrize("state", State)
 def test_every_state_is_known_to_the_operator(state: State) -> None:
-    from preheat.decide.observed import AgentState
-
     assert AgentState(state.value)

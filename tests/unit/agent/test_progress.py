@@ -13,7 +13,9 @@ Rss:                4096 kB
 """
 
 
-def _process(proc: Path, pid: int, name: str, parent: int, *, ticks: int = 0, rchar: int = 0, smaps: str = "") -> None:
+def _process(
+    proc: Path, pid: int, name: str, parent: int, *, ticks: int = 0, rchar: int = 0, smaps: str = ""
+) -> None:
     folder = proc / str(pid)
     folder.mkdir()
     fields = ["S", str(parent), *["0"] * 9, str(ticks), "0", *["0"] * 30]

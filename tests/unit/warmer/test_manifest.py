@@ -3,7 +3,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from preheat_warmer.errors import Hopeless, Reason
 from preheat_warmer.manifest import (
     File,
@@ -20,7 +19,20 @@ DIGEST = "a" * 64
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a\\b", "a\0b", "a\nb", ".partial/x", "x" * 600, "a/."],
+    [
+        "",
+        "/etc/passwd",
+        "../x",
+        "a/../../x",
+        "a//b",
+        "./a",
+        "a\\b",
+        "a\0b",
+        "a\nb",
+        ".partial/x",
+        "x" * 600,
+        "a/.",
+    ],
 )
 def test_paths_that_could_leave_the_folder_are_refused(path: str) -> None:
     with pytest.raises(Hopeless) as refused:
