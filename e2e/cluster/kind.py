@@ -26,8 +26,10 @@ class KindProvider:
         self.kubeconfig: Path = kubeconfig_path(name)
 
     def up(self) -> None:
-        if not self.is_up():
-            self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+        self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+        if self.name in self._kind("get", "clusters").split():
+            self._kind("export", "kubeconfig", "--name", self.name, "--kubeconfig", str(self.kubeconfig))
+        else:
             image = os.environ.get("PREHEAT_KIND_IMAGE")
             with step("kind create cluster"):
                 subprocess.run(
@@ -39,17 +41,17 @@ class KindProvider:
             add_gpus(self.kubeconfig, node, gpu)
 
     def down(self) -> None:
-        subprocess.run(["kind", "delete", "cluster", "--name", self.name], check=True)
+        self._kind("delete", "cluster", "--name", self.name, "--kubeconfig", str(self.kubeconfig))
         self.kubeconfig.unlink(missing_ok=True)
 
     def is_up(self) -> bool:
         return self.kubeconfig.exists() and bool(
-            kubectl(self.kubeconfig, "get", "--raw", "/readyz", check=False)
+            kubectl(self.kubeconfig, "get", "--raw", "/readyz", "--request-timeout=3s", check=False)
         )
 
     def load_images(self, archives: Sequence[Path]) -> None:
         for archive in archives:
-            subprocess.run(["kind", "load", "image-archive", str(archive), "--name", self.name], check=True)
+            self._kind("load", "image-archive", str(archive), "--name", self.name)
 
     def nodes(self) -> list[str]:
         return [f"{self.name}-worker", f"{self.name}-worker2"]
@@ -58,3 +60,6 @@ class KindProvider:
         return subprocess.run(
             ["docker", "exec", node, *command], capture_output=True, text=True, check=True
         ).stdout
+
+    def _kind(self, *arguments: str) -> str:
+        return subprocess.run(["kind", *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -1,6 +1,7 @@
 """minikube: a cluster of two nodes with GPUs that are not there."""
 
 import os
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ class MinikubeProvider:
 
     def is_up(self) -> bool:
         return self.kubeconfig.exists() and bool(
-            kubectl(self.kubeconfig, "get", "--raw", "/readyz", check=False)
+            kubectl(self.kubeconfig, "get", "--raw", "/readyz", "--request-timeout=3s", check=False)
         )
 
     def load_images(self, archives: Sequence[Path]) -> None:
@@ -40,7 +41,8 @@ class MinikubeProvider:
         return [self.name, f"{self.name}-m02"]
 
     def node_exec(self, node: str, command: Sequence[str]) -> str:
-        return self._minikube("ssh", "--node", node, "--", "sudo", *command)
+        # One argument: minikube joins several with spaces, and a shell over there takes them apart.
+        return self._minikube("ssh", "--node", node, "--", shlex.join(["sudo", *command]))
 
     def _minikube(self, *arguments: str) -> str:
         result = subprocess.run(

@@ -1,10 +1,37 @@
-"""Writes a docker-archive: the smallest container image is one file in one layer."""
+"""Writes and looks into docker-archives: the smallest container image is one file in one layer."""
 
 import hashlib
 import io
 import json
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What an archive holds: one image, under one or more names."""
+
+    id: str
+    """The digest of its config, as `sha256:…`: it names every layer, so it stands for the whole image."""
+    names: tuple[str, ...]
+
+
+def read_image(archive: Path) -> Image:
+    """Say what a docker-archive holds. Raises ValueError when it holds several images."""
+    with tarfile.open(archive) as tar:
+        entries = json.loads(_member(tar, "manifest.json"))
+        if len(entries) != 1:
+            raise ValueError(f"{archive}: {len(entries)} images in it, expected one")
+        config = _member(tar, entries[0]["Config"])
+        return Image(f"sha256:{hashlib.sha256(config).hexdigest()}", tuple(entries[0]["RepoTags"]))
+
+
+def _member(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    if file is None:
+        raise ValueError(f"{tar.name!s}: {name} is no file")
+    return file.read()
 
 
 def write_image(archive: Path, name: str, program: Path, entrypoint: str) -> None:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from e2e.cluster.provider import cache_directory
+from e2e.images.once import locked
 
 HERE = Path(__file__).parent
 KUBERNETES = "v1.36.3"
@@ -35,6 +36,8 @@ def install_packages() -> None:
     missing = [package for program, package in APT.items() if not _is_there(program)]
     if not missing:
         return
+    if shutil.which("apt-get") is None:
+        raise RuntimeError(f"these Debian packages are missing and there is no apt-get: {' '.join(missing)}")
     print(f"  installing Debian packages: {' '.join(missing)}", flush=True)
     subprocess.run(["apt-get", "update", "-qq"], check=True)
     subprocess.run(
@@ -56,14 +59,17 @@ def binaries() -> Path:
     for path in inputs:
         digest.update(path.read_bytes())
     folder = cache_directory() / "cluster" / digest.hexdigest()[:16]
-    if (folder / "complete").exists():
+    complete = folder / "complete"
+    if complete.exists():
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    go = _go()
-    _build_containerd(go, folder)
-    _build(go, folder, "kubernetes", ".")
-    _build(go, folder, "pause", "./pause")
-    (folder / "complete").touch()
+    with locked(folder.with_name(f"{folder.name}.lock")):
+        if not complete.exists():
+            folder.mkdir(exist_ok=True)
+            go = _go()
+            _build_containerd(go, folder)
+            _build(go, folder, "kubernetes", ".")
+            _build(go, folder, "pause", "./pause")
+            complete.touch()
     return folder
 
 
@@ -97,6 +103,7 @@ def _build(go: str, folder: Path, name: str, package: str) -> None:
         f"-X {version}.gitMinor={minor} -X {version}.gitTreeState=clean"
     )
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false"}
+    print(f"  {name}: fetching Go modules", flush=True)
     listed = subprocess.run(
         [go, "list", "-deps", package], cwd=HERE, env=environment, capture_output=True, text=True, check=True
     )

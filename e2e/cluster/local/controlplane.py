@@ -8,6 +8,7 @@ Several can run at once: every port is one that was free.
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import ssl
@@ -23,7 +24,7 @@ from e2e.cluster.local import processes
 from e2e.cluster.local.build import binaries
 from e2e.cluster.provider import wait_for
 
-ADMIN_TOKEN = "admin"
+ADMIN = "admin"
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -52,14 +53,16 @@ class ControlPlane:
         audit: bool = False,
     ) -> None:
         self.folder = folder
-        self.mark = mark or f"plane-{os.getpid()}-{folder.name}"
+        self.mark = mark or f"plane-{os.getpid()}-{secrets.token_hex(4)}"
         self.address = address
         self.services = services
         self.controllers = controllers
         self.audit_log = folder / "audit.log" if audit else None
         self.kubeconfig = folder / "kubeconfig"
         self.port = free_port(address)
-        self._tokens: list[str] = [f'{ADMIN_TOKEN},admin,admin,"system:masters"']
+        self._tokens: dict[str, str] = {}
+        self._groups: dict[str, str] = {}
+        self.add_user(ADMIN, "system:masters")
 
     @property
     def url(self) -> str:
@@ -70,16 +73,22 @@ class ControlPlane:
         """The API server's own certificate, which is its own authority."""
         return self.folder / "certs" / "apiserver.crt"
 
-    def add_user(self, token: str, name: str, group: str) -> None:
+    @property
+    def token(self) -> str:
+        """The administrator's token. Pods and other people on this machine reach the port, so it is a secret."""
+        return self._tokens[ADMIN]
+
+    def add_user(self, name: str, group: str) -> None:
         """Let somebody in. Only before start()."""
-        self._tokens.append(f'{token},{name},{name},"{group}"')
+        self._tokens[name] = secrets.token_hex(16)
+        self._groups[name] = group
 
     def start(self) -> None:
         """Start, and wait until the API server is ready."""
         self.folder.mkdir(parents=True, exist_ok=True)
         kubernetes = str(binaries() / "kubernetes")
-        client, peer = free_port(self.address), free_port(self.address)
-        etcd, peers = f"http://{self.address}:{client}", f"http://{self.address}:{peer}"
+        # etcd asks nobody who they are: never on an address that pods reach.
+        etcd, peers = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
         self._run(
             "etcd", kubernetes, "etcd", "--data-dir", str(self.folder / "etcd"), "--unsafe-no-fsync",
             "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
@@ -89,8 +98,10 @@ class ControlPlane:
         key = self.folder / "sa.key"
         subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
         tokens = self.folder / "tokens.csv"
-        tokens.write_text("\n".join(self._tokens) + "\n")
-        tokens.chmod(0o600)
+        tokens.touch(mode=0o600)
+        tokens.write_text(
+            "".join(f'{token},{name},{name},"{self._groups[name]}"\n' for name, token in self._tokens.items())
+        )
         arguments = [
             "--etcd-servers", etcd, "--bind-address", self.address, "--advertise-address", self.address,
             "--secure-port", str(self.port), "--cert-dir", str(self.folder / "certs"),
@@ -102,8 +113,8 @@ class ControlPlane:
             *self._audit(),
         ]  # fmt: skip
         self._run("kube-apiserver", kubernetes, "kube-apiserver", *arguments)
-        wait_for("kube-apiserver ready", self.is_ready, 90)
-        self.write_kubeconfig(self.kubeconfig, ADMIN_TOKEN)
+        wait_for(f"kube-apiserver ready (see {self.folder}/logs)", self.is_ready, 90)
+        self.write_kubeconfig(self.kubeconfig, ADMIN)
         if self.controllers:
             self._run(
                 "kube-controller-manager", kubernetes, "kube-controller-manager",
@@ -123,7 +134,7 @@ class ControlPlane:
             return False
         context = ssl.create_default_context(cafile=str(self.certificate))
         request = urllib.request.Request(
-            f"{self.url}/readyz", headers={"Authorization": f"Bearer {ADMIN_TOKEN}"}
+            f"{self.url}/readyz", headers={"Authorization": f"Bearer {self.token}"}
         )
         try:
             opener = urllib.request.build_opener(
@@ -134,7 +145,7 @@ class ControlPlane:
         except (OSError, urllib.error.URLError):
             return False
 
-    def write_kubeconfig(self, path: Path, token: str) -> None:
+    def write_kubeconfig(self, path: Path, user: str) -> None:
         """Write a kubeconfig for one user."""
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
@@ -146,12 +157,12 @@ class ControlPlane:
                     "cluster": {"server": self.url, "certificate-authority": str(self.certificate)},
                 }
             ],
-            "users": [{"name": "user", "user": {"token": token}}],
+            "users": [{"name": "user", "user": {"token": self._tokens[user]}}],
             "contexts": [{"name": "preheat", "context": {"cluster": "preheat", "user": "user"}}],
             "current-context": "preheat",
         }
+        path.touch(mode=0o600)
         path.write_text(yaml.safe_dump(content))
-        path.chmod(0o600)
 
     def _audit(self) -> list[str]:
         if self.audit_log is None:

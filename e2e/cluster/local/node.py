@@ -8,18 +8,20 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from e2e.cluster.local import processes
-from e2e.cluster.local.archive import write_image
+from e2e.cluster.local.archive import read_image, write_image
 from e2e.cluster.local.controlplane import ControlPlane
 from e2e.cluster.provider import wait_for
 
 PAUSE = "preheat.local/pause:1"
+CGROUPS = Path("/sys/fs/cgroup")
 OWN_FOLDERS = (
     "/var/lib/kubelet",
     "/var/lib/cni",
@@ -36,6 +38,10 @@ class Network:
     """The addresses of one cluster: everything lies in one /16 of its own."""
 
     index: int
+
+    @property
+    def range(self) -> str:
+        return f"10.{self.index}.0.0/16"
 
     @property
     def bridge(self) -> str:
@@ -83,8 +89,14 @@ class Node:
         return self.network.node(self.number)
 
     @property
-    def token(self) -> str:
-        return f"node-{self.name}"
+    def user(self) -> str:
+        """Who the kubelet is, for the API server."""
+        return f"system:node:{self.name}"
+
+    @property
+    def link(self) -> str:
+        """The machine's end of the node's cable."""
+        return f"ph{self.network.index}n{self.number}"
 
     def start(
         self, plane: ControlPlane, others: Sequence["Node"], taint: bool, labels: dict[str, str]
@@ -94,7 +106,7 @@ class Node:
         self._make_network(others)
         self._make_cgroups()
         self._start_containerd()
-        plane.write_kubeconfig(self.folder / "kubeconfig", self.token)
+        plane.write_kubeconfig(self.folder / "kubeconfig", self.user)
         self._start_kubelet(taint, labels)
         self._start_proxy(plane)
 
@@ -110,8 +122,21 @@ class Node:
         return result.stdout
 
     def load_image(self, archive: Path) -> None:
-        """Import a docker-archive."""
+        """Import a docker-archive, unless the node has this very image under this very name."""
+        image = read_image(archive)
+        if all(self._image_id(name) == image.id for name in image.names):
+            return
         self.run("ctr", "-n", "k8s.io", "images", "import", "--local", "--no-unpack=false", str(archive))
+
+    def _image_id(self, name: str) -> str | None:
+        """Return the digest of an image's config, as an archive has it; None when the image is not there."""
+        line = self.run("ctr", "-n", "k8s.io", "images", "ls", f"name=={name}").splitlines()[1:]
+        if not line:
+            return None
+        manifest = line[0].split()[2]
+        content = json.loads(self.run("ctr", "-n", "k8s.io", "content", "get", manifest))
+        digest: str | None = content.get("config", {}).get("digest")
+        return digest
 
     # --- how it is made
 
@@ -149,9 +174,8 @@ class Node:
 
     def _make_network(self, others: Sequence["Node"]) -> None:
         holder = (self.folder / "holder.pid").read_text().strip()
-        link = f"ph{self.network.index}n{self.number}"
-        ip(f"link add {link} type veth peer name eth0 netns {holder}")
-        ip(f"link set {link} master {self.network.bridge} up")
+        ip(f"link add {self.link} type veth peer name eth0 netns {holder}")
+        ip(f"link set {self.link} master {self.network.bridge} up")
         self.run("ip", "link", "set", "lo", "up")
         self.run("ip", "addr", "add", f"{self.address}/24", "dev", "eth0")
         self.run("ip", "link", "set", "eth0", "up")
@@ -163,7 +187,7 @@ class Node:
 
     def _make_cgroups(self) -> None:
         """Make the node's own cgroup in every controller: a second kubelet must not share the first one's."""
-        root = Path("/sys/fs/cgroup")
+        root = CGROUPS
         if (root / "cgroup.controllers").exists():
             (root / self.cgroup).mkdir(exist_ok=True)
             controllers = " ".join(f"+{c}" for c in (root / "cgroup.controllers").read_text().split())
@@ -207,11 +231,8 @@ class Node:
         config.write_text(_CONTAINERD.format(pause=PAUSE, cni=network))
         self._spawn("containerd", str(self.tools / "containerd"), "--config", str(config))
         wait_for(
-            f"containerd of {self.name}",
-            lambda: (
-                "OK" in self.run("ctr", "-n", "k8s.io", "plugins", "ls", check=False)
-                or "ok" in self.run("ctr", "-n", "k8s.io", "plugins", "ls", check=False)
-            ),
+            f"containerd of {self.name} (see {self.folder}/logs)",
+            lambda: "ok" in self.run("ctr", "-n", "k8s.io", "plugins", "ls", check=False),
             30,
         )
         pause = self.folder / "pause.tar"
@@ -236,6 +257,8 @@ class Node:
             "clusterDNS": [self.network.dns],
             "clusterDomain": "cluster.local",
             "resolvConf": str(resolv),
+            # The default lies outside the node's own folders and would stay on the machine.
+            "volumePluginDir": "/var/lib/kubelet/volume-plugins",
             "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             "imageGCHighThresholdPercent": 100,
             "imageGCLowThresholdPercent": 99,
@@ -275,17 +298,18 @@ class Node:
         self._spawn("kube-proxy", str(self.tools / "kubernetes"), "kube-proxy", "--config", str(path))
 
 
-def remove_cgroups(prefix: str) -> None:
-    """Remove every cgroup of a cluster's nodes, the deepest first. Their processes must have ended."""
-    for root in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
-        if root.is_symlink() or not root.is_dir():
-            continue
-        for own in root.glob(f"{prefix}*"):
-            for folder, _, _ in os.walk(own, topdown=False):
-                try:
-                    Path(folder).rmdir()
-                except OSError:
-                    continue
+def remove_cgroups(names: Collection[str]) -> None:
+    """Remove the cgroups of a cluster's nodes, the deepest first. Their processes must have ended."""
+    roots = [root for root in (CGROUPS, *CGROUPS.iterdir()) if root.is_dir() and not root.is_symlink()]
+    own = [root / name for root in roots for name in names]
+
+    def are_gone() -> bool:
+        for folder in (Path(below) for top in own for below, _, _ in os.walk(top, topdown=False)):
+            with suppress(OSError):  # the kernel is still at work on those that have just ended: once more
+                folder.rmdir()
+        return not any(folder.exists() for folder in own)
+
+    wait_for(f"cgroups {' '.join(names)} gone", are_gone, 10, 0.05)
 
 
 def ip(command: str, *, check: bool = True) -> None:
@@ -295,13 +319,23 @@ def ip(command: str, *, check: bool = True) -> None:
         raise RuntimeError(f"ip {command}: {result.stderr.strip()}")
 
 
+def routes_in(network: Network) -> str:
+    """Return the machine's routes that lie in this range, whosever they are."""
+    return subprocess.run(
+        ["ip", "route", "show", "root", network.range], capture_output=True, text=True, check=True
+    ).stdout
+
+
 def remove_tree(folder: Path) -> None:
-    """Remove a folder, if it is there."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a folder, if it is there. Raises OSError if something of it stays."""
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 _CONTAINERD = """\
 version = 3
+# It would make /opt/containerd on the machine.
+disabled_plugins = ["io.containerd.internal.v1.opt"]
 [grpc]
   address = "/run/containerd/containerd.sock"
 [plugins.'io.containerd.cri.v1.images']

@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 MARK = "PREHEAT_CLUSTER"
@@ -27,45 +28,60 @@ def start(mark: str, command: Sequence[str], log: Path, environment: Mapping[str
     return process.pid
 
 
-def marked(mark: str, cgroup: str | None = None) -> Iterator[int]:
-    """Return the pids of every process with this mark, or in a cgroup below this name."""
+def marked(mark: str, cgroups: Collection[str] = ()) -> Iterator[int]:
+    """Return the pids of every process with this mark, or in one of these cgroups (what runs in pods has no mark)."""
     wanted = f"{MARK}={mark}".encode()
     for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
             continue
         try:
             found = wanted in (folder / "environ").read_bytes().split(b"\0")
-            if not found and cgroup is not None:
-                found = f"/{cgroup}" in (folder / "cgroup").read_text()
+            found = found or is_in_cgroup((folder / "cgroup").read_text(), cgroups)
         except OSError:
             continue
-        if found and int(folder.name) != os.getpid():
+        if found:
             yield int(folder.name)
 
 
-def end_all(mark: str, cgroup: str | None = None, patience: float = 3.0) -> None:
-    """End every marked process: SIGTERM, and SIGKILL to those that stay. Raises TimeoutError if one remains."""
-    deadline = time.monotonic() + patience
-    kind = signal.SIGTERM
-    last_word = deadline + 20
-    while pids := list(marked(mark, cgroup)):
+def is_in_cgroup(membership: str, cgroups: Collection[str]) -> bool:
+    """Tell whether /proc/PID/cgroup names one of these cgroups, or one below it.
+
+    Whole names: cluster `x` must not end what belongs to cluster `x-a`.
+    """
+    paths = (line.split(":", 2)[-1] for line in membership.splitlines())
+    return any(name in cgroups for path in paths for name in path.split("/"))
+
+
+def end_all(mark: str, cgroups: Collection[str] = (), seconds: float = 20.0) -> None:
+    """Kill every process of this mark. What they wrote is thrown away, so there is nothing for them to finish.
+
+    It looks again until there are none: a kubelet may start one more while it is being killed.
+    Raises TimeoutError if one remains.
+    """
+    deadline = time.monotonic() + seconds
+    ended: set[int] = set()
+    while pids := {*marked(mark, cgroups), *filter(_is_running, ended)}:
         if time.monotonic() > deadline:
-            kind = signal.SIGKILL
-        if time.monotonic() > last_word:
-            raise TimeoutError(f"processes {pids} of cluster {mark} do not end")
+            raise TimeoutError(f"processes {sorted(pids)} of cluster {mark} do not end")
         for pid in pids:
-            try:
-                os.kill(pid, kind)
-            except ProcessLookupError:
-                continue
-        _reap()
-        time.sleep(0.1)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        ended |= pids
+        time.sleep(0.05)
+    _reap(ended)
 
 
-def _reap() -> None:
-    """Collect children that ended, so that they do not look alive."""
+def _is_running(pid: int) -> bool:
+    """Tell whether a process still holds anything: one that is ending has lost its mark, but not its namespaces."""
     try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        return
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def _reap(pids: Collection[int]) -> None:
+    """Collect those that were our children. Only those: somebody else's child is for them to wait for."""
+    for pid in pids:
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)

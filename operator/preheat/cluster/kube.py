@@ -74,8 +74,10 @@ class Kube:
         path = KINDS[manifest["kind"]].path(metadata.get("namespace", ""), metadata["name"])
         return await self._write(path, manifest, "application/apply-patch+yaml")
 
-    async def apply_status(self, kind: str, namespace: str, name: str, uid: str, status: Manifest) -> None:
-        """Make an object's status so. Nothing happens when the object is gone or is another one."""
+    async def apply_status(
+        self, kind: str, namespace: str, name: str, uid: str, status: Manifest
+    ) -> Manifest | None:
+        """Make an object's status so; return the object, None when it is gone."""
         resource = KINDS[kind]
         body = {
             "apiVersion": resource.api_version,

@@ -44,7 +44,11 @@ class Writer:
             plan = with_refusal(subject, plan, refusal, now)
         if plan.status is not None and plan.status != (body.get("status") or {}):
             kind = type(subject).__name__
-            await self._kube.apply_status(kind, subject.namespace, subject.name, subject.uid, plan.status)
+            written = await self._kube.apply_status(
+                kind, subject.namespace, subject.name, subject.uid, plan.status
+            )
+            if written is not None:
+                self._learn(written)
             self._metrics.writes.labels(kind, "status").inc()
             for draft in plan.events:
                 await self._emit(subject, draft, now)

@@ -82,6 +82,8 @@ class Seen:
 
     live: bool
     process: bool
+    engine: int = 0
+    """Tells one engine from the next (its pid): one that ended and came back between two looks is another."""
     repository: Repository = Repository.ABSENT
     busy_loading: bool = False
     """Whether our own load call is still under way."""
@@ -106,6 +108,7 @@ class Memory:
     live: bool = True
     ready: bool = False
     was_live: bool = False
+    engine: int = 0
     marker: tuple[float, ...] = ()
     progress_at: float = 0.0
     load_failures: int = 0
@@ -131,9 +134,9 @@ def decide(config: Config, seen: Seen, memory: Memory, now: float) -> tuple[Memo
     memory = _progress(seen, memory, now)
     if not seen.live:
         return _without_engine(config, seen, memory, now), Action.NOTHING
-    if not memory.was_live:
+    if not memory.was_live or seen.engine != memory.engine:
         memory = replace(memory, was_live=True, engine_starts=memory.engine_starts + 1, progress_at=now)
-        memory = _forget_load(memory)
+        memory = replace(_forget_load(memory), engine=seen.engine)
     if seen.draining:
         drained = _say(memory, State.DRAINING, "Draining", "no new requests, finishing those under way", now)
         return replace(drained, ready=False, live=True), Action.NOTHING

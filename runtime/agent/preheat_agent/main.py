@@ -144,6 +144,7 @@ class Agent:
         return Seen(
             live=live,
             process=used.processes > 0,
+            engine=used.engine_pid,
             repository=await self._engine.repository(self.config.models) if live else Repository.ABSENT,
             busy_loading=self._load is not None,
             load_error=self._load_error,

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+NAME_LENGTH = 15
+"""The kernel keeps so many characters of a process's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,8 @@ class Usage:
     """What the engine's processes have done so far. Bytes, and CPU time in clock ticks."""
 
     processes: int
+    engine_pid: int
+    """The engine's own process, 0 when there is none."""
     mapped_bytes: int
     read_bytes: int
     cpu_ticks: int
@@ -26,9 +30,10 @@ class Usage:
 
 def usage(process: str, weights: str, proc: Path = PROC) -> Usage:
     """Return what the engine (by process name) and its descendants have done."""
-    pids = list(_family(process, proc))
+    pids = sorted(_family(process, proc))
     return Usage(
         processes=len(pids),
+        engine_pid=next((pid for pid in pids if _stat(pid, proc)[0] == process[:NAME_LENGTH]), 0),
         mapped_bytes=max((_mapped(pid, weights, proc) for pid in pids), default=0),
         read_bytes=sum(_read(pid, proc) for pid in pids),
         cpu_ticks=sum(_ticks(pid, proc) for pid in pids),
@@ -66,8 +71,7 @@ def _family(process: str, proc: Path) -> Iterator[int]:
         if not fields:
             continue
         parents[int(folder.name)] = int(fields[1])
-        # The kernel keeps 15 characters of a name.
-        if name == process[:15]:
+        if name == process[:NAME_LENGTH]:
             roots.add(int(folder.name))
     for pid in parents:
         ancestor: int | None = pid

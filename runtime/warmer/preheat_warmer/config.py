@@ -1,16 +1,24 @@
 """The warmer's configuration: the JSON in PREHEAT_WARMER_CONFIG, read once (contract: ../README.md)."""
 
 import json
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from preheat_warmer.errors import Hopeless, Reason
-from preheat_warmer.manifest import File, checked_path
+from preheat_warmer.manifest import File, checked_path, is_sha256
 
 VARIABLE = "PREHEAT_WARMER_CONFIG"
 CREDENTIALS = Path("/var/run/secrets/preheat/credentials")
+HUB = "https://huggingface.co"
+_HUB_NAME = re.compile(r"hf://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_REVISION = re.compile(r"[A-Za-z0-9._/-]*")
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+_NO_URI = re.compile(r"[\x00-\x20\x7f\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +34,19 @@ class Config:
     destination: Path
     source_directory: Path
     listen_port: int
-    max_bytes_per_second: float | None
+    max_bytes_per_second: int | None
     parallelism: int
+    node_name: str
     token: str | None
+
+    @property
+    def scheme(self) -> str:
+        """Return what kind of source the URI names: hf, http, https or pvc."""
+        return self.uri.partition("://")[0]
+
+
+class _Wrong(Exception):  # noqa: N818 - private; the text goes into InvalidConfig
+    """A field is missing or wrong."""
 
 
 def from_environment(environment: Mapping[str, str], credentials: Path = CREDENTIALS) -> Config:
@@ -38,36 +56,129 @@ def from_environment(environment: Mapping[str, str], credentials: Path = CREDENT
         raise Hopeless(Reason.INVALID_CONFIG, f"{VARIABLE} is not set: it holds the configuration as JSON")
     try:
         given = json.loads(text)
-        return _config(given, _token(environment, credentials))
-    except KeyError as error:
-        raise Hopeless(Reason.INVALID_CONFIG, f"{VARIABLE}: field {error} is missing") from error
-    except (TypeError, ValueError, AttributeError) as error:
+        if not isinstance(given, dict):
+            raise _Wrong("must be a JSON object")  # noqa: TRY301 - one door for everything wrong
+        return _config(given, environment, credentials)
+    except (ValueError, RecursionError) as error:
+        raise Hopeless(Reason.INVALID_CONFIG, f"{VARIABLE} is no JSON: {error}") from error
+    except _Wrong as error:
         raise Hopeless(Reason.INVALID_CONFIG, f"{VARIABLE}: {error}") from error
 
 
-def _config(given: Mapping[str, Any], token: str | None) -> Config:
-    limit = given.get("maxBytesPerSecond")
+def _config(given: Mapping[str, Any], environment: Mapping[str, str], credentials: Path) -> Config:
+    source = _get(given, "source", dict, None)
+    uri = _uri(_get(source, "uri", str, None, "source."))
     return Config(
-        uri=str(given["source"]["uri"]),
-        revision=str(given["source"].get("revision") or ""),
-        hf_endpoint=str(given.get("hfEndpoint") or "https://huggingface.co").rstrip("/"),
-        files=tuple(
-            File(checked_path(str(f["path"])), f.get("sizeBytes"), str(f["sha256"]).lower())
-            for f in given.get("files") or ()
-        ),
-        include=tuple(str(pattern) for pattern in given.get("include") or ()),
-        allow_pickle=bool(given.get("allowPickle", False)),
-        destination=Path(str(given["destination"])),
-        source_directory=Path(str(given.get("sourceDirectory") or "/source")),
-        listen_port=int(given.get("listenPort", 9081)),
-        max_bytes_per_second=float(limit) if limit else None,
-        parallelism=max(1, int(given.get("parallelism", 4))),
-        token=token,
+        uri=uri,
+        revision=_revision(_get(source, "revision", str, "", "source.")),
+        hf_endpoint=_endpoint(_get(given, "hfEndpoint", str, HUB)),
+        files=tuple(_file(entry, n) for n, entry in enumerate(_get(given, "files", list, []))),
+        include=tuple(_pattern(entry) for entry in _get(given, "include", list, [])),
+        allow_pickle=_get(given, "allowPickle", bool, False),
+        destination=Path(_get(given, "destination", str, None)),
+        source_directory=Path(_get(given, "sourceDirectory", str, "/source")),
+        listen_port=_number(given, "listenPort", 9081, 0, 65535),
+        max_bytes_per_second=_number(given, "maxBytesPerSecond", 0, 1, 1 << 50) or None,
+        parallelism=_number(given, "parallelism", 4, 1, 64),
+        node_name=_get(given, "nodeName", str, ""),
+        token=_token(uri, environment, credentials),
     )
 
 
-def _token(environment: Mapping[str, str], credentials: Path) -> str | None:
+def _get(given: Mapping[str, Any], name: str, kind: type, default: Any, where: str = "") -> Any:
+    """Return a field of a type; ``default`` None means that it must be there."""
+    value = given.get(name)
+    if value is None:
+        if default is None:
+            raise _Wrong(f"{where}{name} is missing")
+        return default
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise _Wrong(f"{where}{name} must be {_WORDS[kind]}, not {json.dumps(value)[:80]}")
+    if value == "" and default is None:
+        raise _Wrong(f"{where}{name} is empty")
+    return value
+
+
+_WORDS = {str: "a string", int: "a whole number", bool: "true or false", dict: "an object", list: "a list"}
+
+
+def _number(given: Mapping[str, Any], name: str, default: int, low: int, high: int) -> int:
+    """Return a whole number within bounds, or the default where none is given."""
+    if given.get(name) is None:
+        return default
+    value: int = _get(given, name, int, default)
+    if not low <= value <= high:
+        raise _Wrong(f"{name} must lie between {low} and {high}, not {value}")
+    return value
+
+
+def _uri(uri: str) -> str:
+    """Return a URI that is one of the four kinds. Never repeats a password it may hold."""
     try:
-        return (credentials / "token").read_text().strip() or None
-    except OSError:
-        return environment.get("HF_TOKEN") or None
+        parts = urlsplit(uri)
+        user = parts.username is not None or parts.password is not None
+    except ValueError:
+        raise _Wrong("source.uri is no URI") from None
+    if user:
+        raise _Wrong(
+            "source.uri holds a user name or password: put it into the Secret of spec.model.credentials"
+        )
+    if _NO_URI.search(uri):
+        raise _Wrong(f"source.uri {uri!r} holds a space, a backslash or a control character")
+    if parts.scheme == "hf":
+        if not _HUB_NAME.fullmatch(uri):
+            raise _Wrong(f"source.uri {uri!r} must read hf://ORG/NAME")
+    elif parts.scheme not in {"http", "https", "pvc"}:
+        raise _Wrong(f"source.uri {uri!r}: the scheme must be hf, http, https or pvc")
+    if not parts.netloc:
+        raise _Wrong(f"source.uri {uri!r} names no host or claim")
+    return uri
+
+
+def _revision(revision: str) -> str:
+    if not _REVISION.fullmatch(revision) or ".." in revision:
+        raise _Wrong(f"source.revision {revision[:80]!r} is no commit, tag or branch")
+    return revision
+
+
+def _endpoint(endpoint: str) -> str:
+    if not endpoint.startswith(("http://", "https://")) or _NO_URI.search(endpoint) or "@" in endpoint:
+        raise _Wrong("hfEndpoint must be an http or https URL without credentials")
+    return endpoint.rstrip("/")
+
+
+def _file(entry: Any, number: int) -> File:
+    where = f"files[{number}]."
+    if not isinstance(entry, dict):
+        raise _Wrong(f"files[{number}] must be an object")
+    path = checked_path(_get(entry, "path", str, None, where))
+    size = entry.get("sizeBytes")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
+        raise _Wrong(f"{where}sizeBytes must be a whole number of bytes")
+    digest = _get(entry, "sha256", str, "", where).lower()
+    if not digest:
+        raise Hopeless(
+            Reason.NO_DIGEST, f"{path} has no sha256 in spec.model.files: weights are verified before use"
+        )
+    if not is_sha256(digest):
+        raise _Wrong(f"{where}sha256 must be 64 hexadecimal digits")
+    return File(path, size, digest)
+
+
+def _pattern(entry: Any) -> str:
+    if not isinstance(entry, str) or not entry:
+        raise _Wrong("include must be a list of shell patterns")
+    return entry
+
+
+def _token(uri: str, environment: Mapping[str, str], credentials: Path) -> str | None:
+    """Return the token from the Secret, else HF_TOKEN: that one is only for hubs."""
+    given = environment.get("HF_TOKEN", "") if uri.startswith("hf://") else ""
+    with suppress(OSError):  # no Secret was named
+        given = (credentials / "token").read_text("utf-8", "replace")
+    given = given.strip()
+    if given and not _TOKEN.fullmatch(given):
+        raise _Wrong(
+            "the token in the Secret holds characters that no token has: is it a binary, or a whole line of a file?"
+        )
+    return given or None

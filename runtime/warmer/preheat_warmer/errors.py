@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a warm-up failed, for programs."""
+    """Why a warm-up failed, for programs (table: ../README.md)."""
 
     INVALID_CONFIG = "InvalidConfig"
     NOT_FOUND = "NotFound"
@@ -21,7 +21,10 @@ class Reason(StrEnum):
     ADDRESS_REFUSED = "AddressRefused"
     INCOMPLETE_MODEL = "IncompleteModel"
     DISK_FULL = "DiskFull"
+    DISK_ERROR = "DiskError"
     SOURCE_UNAVAILABLE = "SourceUnavailable"
+    STOPPED = "Stopped"
+    INTERNAL_ERROR = "InternalError"
 
 
 class WarmerError(Exception):
@@ -41,7 +44,11 @@ class Hopeless(WarmerError):  # noqa: N818 - it says what it is
 
 
 class Passing(WarmerError):  # noqa: N818
-    """Trying again may help."""
+    """Trying again may help, after ``retry_after_seconds`` when the peer named a time."""
+
+    def __init__(self, reason: Reason, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(reason, message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Changed(Exception):  # noqa: N818

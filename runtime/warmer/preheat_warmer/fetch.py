@@ -1,14 +1,16 @@
 """Brings one file to the disk: resumed where it stopped, hashed as it comes, right or not there at all.
 
-``PATH.part`` holds the bytes so far and ``PATH.part.version`` the version of the file they are of. After a
-kill the bytes that are there are hashed again, not fetched again. A file whose digest is wrong is thrown
-away and fetched once more from the start; wrong twice is the source's fault.
+``.partial/PATH`` holds the bytes so far, ``.partial/.preheat-parts/`` the version (ETag) that they are of.
+After a kill the bytes that are there are hashed again, not fetched again: a whole file as much as a half,
+because the list of files may be another one by now. A file whose digest is wrong is thrown away and
+fetched once more from the start; wrong twice is the source's fault.
 """
 
 import asyncio
 import errno
 import hashlib
 import os
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -16,13 +18,16 @@ from typing import BinaryIO, Protocol
 from preheat_warmer.errors import Changed, Hopeless, Passing, Reason
 from preheat_warmer.manifest import File
 from preheat_warmer.progress import Progress
+from preheat_warmer.publish import NOTES, SPARE_BYTES, free_bytes
 from preheat_warmer.sources.base import Source
 
-BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-FRUITLESS_AT_MOST = 8
-"""Tries in a row that bring no byte before the run ends (and the Job starts another)."""
+BACKOFF_SECONDS = (0.5, 0.5, 1.0, 3.0, 10.0)
+FRUITLESS_AT_MOST = 5
+"""Tries in a row that bring the file no further before the run ends (and the Job starts another)."""
 READ_BYTES = 4 << 20
 SYNC_EVERY_BYTES = 64 << 20
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a write says that finds no room: disk full, quota reached, file larger than allowed."""
 
 
 class Digest(Protocol):
@@ -39,19 +44,87 @@ class Digest(Protocol):
 class Pace:
     """A speed limit shared by all files: a token bucket of one second. None: no limit."""
 
-    def __init__(self, bytes_per_second: float | None) -> None:
+    def __init__(
+        self,
+        bytes_per_second: float | None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._limit = bytes_per_second
-        self._free_at = 0.0
+        self._clock = clock
+        self._sleep = sleep
+        self._free_at = clock()  # the bucket starts empty: a restart must not be a way around the limit
 
     async def take(self, count: int) -> None:
         """Wait until this many bytes may pass."""
         if self._limit is None:
             return
-        clock = asyncio.get_running_loop().time
-        now = clock()
+        now = self._clock()
         self._free_at = max(self._free_at, now - 1.0) + count / self._limit
         if self._free_at > now:
-            await asyncio.sleep(self._free_at - now)
+            await self._sleep(self._free_at - now)
+
+
+class Part:
+    """One file on its way. The bytes on the disk, ``size`` and ``digest`` agree after every call."""
+
+    def __init__(self, file: File, folder: Path) -> None:
+        self.file = file
+        self.path = folder / file.path
+        self._note = folder / NOTES / hashlib.sha256(file.path.encode()).hexdigest()
+        self.size = 0
+        self.digest = _new_digest(file)
+        self.overlong = False
+
+    @property
+    def right(self) -> bool:
+        """Tell whether it is whole and what its digest says."""
+        size_fits = self.file.size is None or self.file.size == self.size
+        return (
+            size_fits
+            and not self.overlong
+            and self.digest.hexdigest() == (self.file.sha256 or self.file.git_sha1)
+        )
+
+    @property
+    def version(self) -> str:
+        """What the source called the version that these bytes are of; empty when it said nothing."""
+        try:
+            return self._note.read_text("utf-8")
+        except (OSError, ValueError):
+            return ""
+
+    def begin(self) -> BinaryIO:
+        """Open what an earlier run left, to read it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._note.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()
+        return self.path.open("rb")
+
+    def take_in(self, stream: BinaryIO) -> int:
+        """Hash the next block of what is there; return its length, 0 at the end."""
+        block = stream.read(READ_BYTES)
+        self.digest.update(block)
+        self.size += len(block)
+        return len(block)
+
+    def append(self, out: BinaryIO, chunk: bytes) -> None:
+        """Write and hash. Raises OSError, and then the disk may hold more than ``size`` tells."""
+        out.write(chunk)
+        out.flush()
+        self.digest.update(chunk)
+        self.size += len(chunk)
+
+    def note(self, version: str) -> None:
+        """Remember the version for the next run."""
+        if version != self.version:
+            self._note.write_text(version, "utf-8")
+
+    def throw_away(self) -> None:
+        """Begin again with nothing."""
+        self.path.write_bytes(b"")
+        self._note.unlink(missing_ok=True)
+        self.size, self.digest, self.overlong = 0, _new_digest(self.file), False
 
 
 class Fetcher:
@@ -71,144 +144,123 @@ class Fetcher:
         self._pace = pace
         self._sleep = sleep
 
-    async def fetch(self, file: File) -> int:
-        """Make the file be there, whole and right; return its size. Raises Hopeless or Passing."""
-        target = self._folder / file.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            # Renamed only after its digest was right.
-            self._progress.add(target.stat().st_size, fetched=False)
-            return target.stat().st_size
-        for attempt in (1, 2):
-            part = await self._download(file, target)
-            if part is not None:
-                part.rename(target)
-                return target.stat().st_size
-            if attempt == 2:
-                break
-        raise Hopeless(
-            Reason.DIGEST_MISMATCH,
-            f"{file.path} is not what its digest says, twice: the source holds other bytes than the manifest names",
-        )
+    async def fetch(self, file: File) -> None:
+        """Make the file be there, whole, right and durable. Raises Hopeless or Passing."""
+        try:
+            await self._fetch(Part(file, self._folder))
+        except OSError as error:
+            raise _disk_problem(error, file.path, self._folder) from error
 
-    async def _download(self, file: File, target: Path) -> Path | None:
-        """Return the whole file with the right digest, None when the digest is wrong."""
-        part = target.with_name(f"{target.name}.part")
-        fruitless = 0
-        digest, size = await self._resume(file, part)
+    async def _fetch(self, part: Part) -> None:
+        await self._take_in(part)
+        wrong = 0
+        while not part.right:
+            from_zero = part.size == 0
+            await self._complete(part)
+            if part.right:
+                break
+            # Old bytes on our own disk are not the source's fault: they cost no try.
+            wrong += from_zero
+            if wrong == 2:
+                self._throw_away(part)
+                raise Hopeless(
+                    Reason.DIGEST_MISMATCH,
+                    f"{part.file.path} is not what its digest says, twice: the source holds other bytes than the "
+                    "manifest names. Correct the digest, or the file at the source",
+                )
+            self._throw_away(part)
+        await asyncio.to_thread(_sync, part.path)
+
+    async def _take_in(self, part: Part) -> None:
+        """Hash what an earlier run left; what cannot be of this file goes."""
+        with part.begin() as stream:
+            while count := await asyncio.to_thread(part.take_in, stream):
+                self._progress.add(count, fetched=False)
+        if not part.right and part.file.size is not None and part.size >= part.file.size:
+            self._throw_away(part)
+
+    async def _complete(self, part: Part) -> None:
+        """Fetch until the last byte is there, right or wrong. Raises what stopped it after too many tries."""
+        fruitless, furthest = 0, part.size
         while True:
-            before = size
             try:
-                digest, size, whole = await self._transfer(file, part, digest, size)
-                if whole:
-                    break
+                if await self._transfer(part):
+                    return
                 problem = Passing(
-                    Reason.SOURCE_UNAVAILABLE, f"{file.path}: the answer ended early, at {size} bytes"
+                    Reason.SOURCE_UNAVAILABLE,
+                    f"{part.file.path}: the answer ended early, at {part.size:,} bytes",
                 )
             except Changed:
-                digest, size = self._restart(file, part, size)
+                self._throw_away(part)
                 problem = Passing(
-                    Reason.SOURCE_UNAVAILABLE, f"{file.path} changed at the source while it was fetched"
+                    Reason.SOURCE_UNAVAILABLE, f"{part.file.path} changed at the source while it was fetched"
                 )
-                before = -1
             except Passing as error:
+                if error.reason is not Reason.SOURCE_UNAVAILABLE:
+                    raise
                 problem = error
-                size = part.stat().st_size if part.exists() else 0
-                if size != before:
-                    digest, size = await self._rehash(file, part)
-            fruitless = 0 if size > before >= 0 else fruitless + 1
-            if fruitless > FRUITLESS_AT_MOST:
+            # Further than ever before in this run: a file that starts over again and again does not count.
+            fruitless = 0 if part.size > furthest else fruitless + 1
+            furthest = max(furthest, part.size)
+            if fruitless >= FRUITLESS_AT_MOST:
                 raise problem
-            wait = getattr(problem, "retry_after", None)
-            await self._sleep(wait or BACKOFF_SECONDS[min(fruitless, len(BACKOFF_SECONDS) - 1)])
-        if digest.hexdigest() == _expected(file):
-            return part
-        self._restart(file, part, size)
-        return None
+            self._progress.retries += 1
+            wait = problem.retry_after_seconds
+            await self._sleep(BACKOFF_SECONDS[fruitless] if wait is None else wait)
 
-    async def _resume(self, file: File, part: Path) -> tuple[Digest, int]:
-        """Take in what an earlier run left."""
-        digest, size = await self._rehash(file, part)
-        if file.size is not None and size > file.size:
-            return self._restart(file, part, 0)
-        self._progress.add(size, fetched=False)
-        return digest, size
-
-    async def _rehash(self, file: File, part: Path) -> tuple[Digest, int]:
-        def read() -> tuple[Digest, int]:
-            digest, size = _digest(file, part), 0
-            if part.exists():
-                with part.open("rb") as stream:
-                    while block := stream.read(READ_BYTES):
-                        digest.update(block)
-                        size += len(block)
-            return digest, size
-
-        return await asyncio.to_thread(read)
-
-    def _restart(self, file: File, part: Path, counted: int) -> tuple[Digest, int]:
-        self._progress.take_back(counted)
-        part.unlink(missing_ok=True)
-        _version_file(part).unlink(missing_ok=True)
-        return _digest(file, part), 0
-
-    async def _transfer(self, file: File, part: Path, digest: Digest, size: int) -> tuple[Digest, int, bool]:
-        """Append what the source sends; return the digest, the size, and whether the file is whole."""
-        if file.size is not None and size == file.size:
-            return digest, size, True
-        version = _read_version(part)
-        async with self._source.open(file, size, version) as transfer:
-            if transfer.offset != size:
-                digest, size = self._restart(file, part, size)
-            _version_file(part).write_text(transfer.version)
-            with part.open("ab") as out:
+    async def _transfer(self, part: Part) -> bool:
+        """Append what the source sends; tell whether that was all."""
+        expected = part.file.size
+        async with self._source.open(part.file, part.size, part.version) as transfer:
+            if transfer.offset != part.size:
+                self._throw_away(part)
+            part.note(transfer.version)
+            with part.path.open("ab") as out:
                 unsynced = 0
                 async for chunk in transfer.chunks:
+                    if expected is not None and part.size + len(chunk) > expected:
+                        part.overlong = True
+                        return True
                     await self._pace.take(len(chunk))
-                    await asyncio.to_thread(_write, out, digest, chunk, file.path)
-                    size += len(chunk)
-                    unsynced += len(chunk)
+                    await asyncio.to_thread(part.append, out, chunk)
                     self._progress.add(len(chunk), fetched=True)
+                    unsynced += len(chunk)
                     if unsynced >= SYNC_EVERY_BYTES:
                         await asyncio.to_thread(os.fsync, out.fileno())
+                        self._check_room(part)
                         unsynced = 0
-                await asyncio.to_thread(os.fsync, out.fileno())
-            total = file.size if file.size is not None else transfer.total
-        return digest, size, total is None or size >= total
+            total = expected if expected is not None else transfer.total
+        return total is None or part.size >= total
+
+    def _check_room(self, part: Part) -> None:
+        """Stop before the disk is full: a source need not tell how large a file is."""
+        if free_bytes(self._folder) < SPARE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part.path))
+
+    def _throw_away(self, part: Part) -> None:
+        self._progress.take_back(part.size)
+        part.throw_away()
 
 
-def _write(out: BinaryIO, digest: Digest, chunk: bytes, path: str) -> None:
-    try:
-        out.write(chunk)
-        out.flush()
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise Passing(
-                Reason.DISK_FULL, f"{path}: the node's disk is full; free space or take another node"
-            ) from error
-        raise Passing(Reason.SOURCE_UNAVAILABLE, f"{path}: cannot write: {error.strerror}") from error
-    digest.update(chunk)
+def _disk_problem(error: OSError, path: str, folder: Path) -> Passing:
+    if error.errno in NO_ROOM:
+        return Passing(
+            Reason.DISK_FULL,
+            f"{path}: {error.strerror}, {free_bytes(folder):,} bytes are free: free space or take another node",
+        )
+    return Passing(
+        Reason.DISK_ERROR, f"{path}: {error.strerror}: look at the node's disk and the volume's rights"
+    )
 
 
-def _digest(file: File, part: Path) -> Digest:
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _new_digest(file: File) -> Digest:
     """Return a fresh hash of the kind that the file's digest is of."""
     if file.sha256 is not None:
         return hashlib.sha256()
-    size = file.size if file.size is not None else (part.stat().st_size if part.exists() else 0)
     # Git hashes a header with the size first.
-    return hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
-
-
-def _expected(file: File) -> str | None:
-    return file.sha256 or file.git_sha1
-
-
-def _version_file(part: Path) -> Path:
-    return part.with_name(f"{part.name}.version")
-
-
-def _read_version(part: Path) -> str:
-    try:
-        return _version_file(part).read_text()
-    except OSError:
-        return ""
+    return hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)

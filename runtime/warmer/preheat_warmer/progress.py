@@ -6,10 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 WINDOW_SECONDS = 10.0
+SAMPLE_SECONDS = 0.1
+EVIDENCE_SECONDS = 1.0
+"""How long bytes must have come before a guess is made of how long the rest will take."""
 
 
 class Progress:
-    """Counts bytes. Owned by one event loop."""
+    """Counts bytes. Written by one event loop; other threads may read."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -21,18 +24,22 @@ class Progress:
         self.bytes_fetched = 0
         self.files_total = 0
         self.files_done = 0
-        self._samples: deque[tuple[float, int]] = deque([(clock(), 0)])
+        self.retries = 0
+        self._samples: deque[tuple[float, int]] = deque()
 
     def add(self, count: int, *, fetched: bool) -> None:
-        """Count bytes that are on disk now; ``fetched``: they came over the wire in this run."""
+        """Count bytes that are on disk now; ``fetched``: they came from the source in this run."""
         self.bytes_done += count
-        if fetched:
-            self.bytes_fetched += count
-            now = self._clock()
-            if now - self._samples[-1][0] >= 0.1:
-                self._samples.append((now, self.bytes_fetched))
-            while len(self._samples) > 2 and now - self._samples[0][0] > WINDOW_SECONDS:
-                self._samples.popleft()
+        if not fetched:
+            return
+        now = self._clock()
+        if not self._samples:
+            self._samples.append((now, self.bytes_fetched))
+        self.bytes_fetched += count
+        if now - self._samples[-1][0] >= SAMPLE_SECONDS:
+            self._samples.append((now, self.bytes_fetched))
+        while len(self._samples) > 2 and now - self._samples[1][0] >= WINDOW_SECONDS:
+            self._samples.popleft()
 
     def take_back(self, count: int) -> None:
         """Uncount bytes that turned out to be no good."""
@@ -40,18 +47,25 @@ class Progress:
 
     @property
     def bytes_per_second(self) -> float:
-        """Speed over the last seconds."""
-        since, before = self._samples[0]
-        elapsed = self._clock() - since
-        return (self.bytes_fetched - before) / elapsed if elapsed > 0 else 0.0
+        """Speed over the last seconds; it sinks when nothing comes."""
+        return self._speed()[0]
 
     @property
     def remaining_seconds(self) -> float | None:
         """Time left at that speed; None until there is something to go by."""
-        speed = self.bytes_per_second
-        if self.state != "Fetching" or speed <= 0 or self.bytes_total <= 0:
+        speed, elapsed = self._speed()
+        if self.state != "Fetching" or elapsed < EVIDENCE_SECONDS or speed <= 0 or self.bytes_total <= 0:
             return None
-        return max(0.0, (self.bytes_total - self.bytes_done) / speed)
+        return round(max(0.0, (self.bytes_total - self.bytes_done) / speed), 1)
+
+    def _speed(self) -> tuple[float, float]:
+        """Return bytes per second, and over how many seconds that was seen."""
+        try:
+            since, before = self._samples[0]
+        except IndexError:
+            return 0.0, 0.0
+        elapsed = self._clock() - since
+        return ((self.bytes_fetched - before) / elapsed if elapsed > 0 else 0.0), elapsed
 
     def report(self) -> dict[str, Any]:
         """Return the answer to /progress."""
@@ -60,7 +74,7 @@ class Progress:
             "state": self.state,
             "bytesDone": self.bytes_done,
             "bytesTotal": self.bytes_total,
-            "bytesPerSecond": round(self.bytes_per_second),
+            "bytesPerSecond": round(self.bytes_per_second) if self.state == "Fetching" else 0,
             "remainingSeconds": self.remaining_seconds,
             "filesDone": self.files_done,
             "filesTotal": self.files_total,

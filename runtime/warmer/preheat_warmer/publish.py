@@ -1,53 +1,122 @@
-"""Makes verified weights visible with one rename: they are there whole, or not at all."""
+"""The folder on the node: one writer at a time, and weights that are there whole or not at all."""
 
+import asyncio
+import fcntl
 import json
 import os
 import shutil
 import struct
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
-from preheat_warmer.errors import Hopeless, Reason
-from preheat_warmer.manifest import Manifest, render
+from preheat_warmer.errors import Hopeless, Passing, Reason
+from preheat_warmer.manifest import Manifest, manifest_digest, render
 
 PUBLISHED = "model"
 PARTIAL = ".partial"
+ASIDE = ".replaced"
+LOCK = ".lock"
 MANIFEST = ".preheat-manifest.json"
+NOTES = ".preheat-parts"
+"""Below .partial: what the fetcher notes down about unfinished files. Never published."""
+SPARE_BYTES = 64 << 20
+"""What must stay free on the disk besides the weights."""
+LOCK_POLL_SECONDS = 0.2
 HEADER_LIMIT_BYTES = 100_000_000
 """Longest safetensors header, as the format's own reader allows."""
+INDEX_SUFFIX = ".safetensors.index.json"
 
 
-def published(destination: Path, manifest: Manifest, uri: str) -> bool:
-    """Tell whether these very weights are there already: same manifest, every file with its size."""
+def read_published(destination: Path) -> dict[str, Any] | None:
+    """Return the manifest of what is published there, None when nothing whole is: every file has its size."""
     folder = destination / PUBLISHED
-    there = _read_manifest(folder)
-    if there is None or there.get("manifestSHA256") != render(manifest, uri)["manifestSHA256"]:
-        return False
-    return all(
-        (folder / entry["path"]).is_file() and (folder / entry["path"]).stat().st_size == entry["sizeBytes"]
-        for entry in there["files"]
-    )
+    try:
+        found = json.loads((folder / MANIFEST).read_text("utf-8"))
+        whole = all((folder / f["path"]).stat().st_size == f["sizeBytes"] for f in found["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if whole else None
 
 
-def publish(destination: Path, manifest: Manifest, uri: str) -> None:
-    """Write the manifest, make everything durable, and rename. What was published before is moved aside."""
-    partial, target = destination / PARTIAL, destination / PUBLISHED
-    for leftover in [*partial.rglob("*.part"), *partial.rglob("*.part.version")]:
-        leftover.unlink()
+def published(destination: Path, manifest: Manifest) -> bool:
+    """Tell whether these very weights are there already: same manifest, every file with its size."""
+    there = read_published(destination)
+    return there is not None and there.get("manifestSHA256") == manifest_digest(manifest)
+
+
+async def lock(destination: Path, held: ExitStack) -> bool:
+    """Wait until no other warmer writes here; tell whether there was one. ``held`` releases the lock.
+
+    It asks again and again rather than blocks, so that SIGTERM is heard. Raises Passing when the folder
+    cannot be written.
+    """
+    try:
+        file = held.enter_context((destination / LOCK).open("w"))
+    except OSError as error:
+        raise Passing(
+            Reason.DISK_ERROR,
+            f"{destination} cannot be written: {error.strerror}. The folder must belong to uid or gid 1000",
+        ) from error
+    waited = False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = True
+            await asyncio.sleep(LOCK_POLL_SECONDS)
+        else:
+            return waited
+
+
+def prepare(destination: Path, manifest: Manifest) -> Path:
+    """Return the folder to fetch into. What an earlier list of files left there goes."""
+    partial = destination / PARTIAL
+    partial.mkdir(exist_ok=True)
     wanted = {file.path for file in manifest.files}
-    for path in [p for p in partial.rglob("*") if p.is_file()]:
-        if path.relative_to(partial).as_posix() not in wanted:
-            path.unlink()  # of an earlier list of files
-    text = json.dumps(render(manifest, uri), indent=1, sort_keys=True)
+    for path in sorted(partial.rglob("*"), reverse=True):  # what is in a folder comes before the folder
+        name = path.relative_to(partial).as_posix()
+        if path.is_dir() and not path.is_symlink():
+            if name in wanted:  # it was a folder then and is a file now; it is empty by now
+                path.rmdir()
+        elif path.is_symlink() or (name not in wanted and not name.startswith(f"{NOTES}/")):
+            path.unlink()
+    return partial
+
+
+def check_space(partial: Path, manifest: Manifest) -> None:
+    """Refuse to begin what cannot end. Raises Passing with both numbers."""
+    needed = SPARE_BYTES
+    for file in manifest.files:
+        path = partial / file.path
+        have = path.stat().st_size if path.is_file() else 0
+        needed += max(0, (file.size or 0) - have)
+    free = free_bytes(partial)
+    if needed > free:
+        raise Passing(
+            Reason.DISK_FULL,
+            f"the node's disk has {free:,} bytes free, {needed:,} are needed: free space or take another node",
+        )
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how many bytes a user without privileges may still write there."""
+    return shutil.disk_usage(folder).free
+
+
+def publish(destination: Path, manifest: Manifest, uri: str, include: Sequence[str]) -> None:
+    """Write the manifest, make everything durable, and rename. What was published before is moved aside."""
+    partial, target, aside = destination / PARTIAL, destination / PUBLISHED, destination / ASIDE
+    shutil.rmtree(partial / NOTES, ignore_errors=True)
+    text = json.dumps(render(manifest, uri, include), indent=1, sort_keys=True)
     (partial / MANIFEST).write_text(text, encoding="utf-8")
     for folder, _, files in os.walk(partial, topdown=False):
         for name in files:
-            path = Path(folder, name)
-            path.chmod(0o640)
-            _sync(path)
+            Path(folder, name).chmod(0o640)
+            _sync(Path(folder, name))
         Path(folder).chmod(0o750)
         _sync(Path(folder))
-    aside = destination / ".replaced"
     shutil.rmtree(aside, ignore_errors=True)
     if target.exists():
         target.rename(aside)
@@ -64,54 +133,57 @@ def check_complete(folder: Path, manifest: Manifest) -> None:
     paths = {file.path for file in manifest.files}
     for path in sorted(paths):
         if path.endswith(".safetensors"):
-            _check_safetensors(folder / path, path)
-        if path.endswith(".safetensors.index.json"):
-            base = Path(path).parent
-            shards = set(_json(folder / path, path).get("weight_map", {}).values())
-            missing = sorted(s for s in shards if (base / s).as_posix() not in paths)
-            if missing:
-                raise Hopeless(
-                    Reason.INCOMPLETE_MODEL,
-                    f"{path} names {missing[0]}, which is not among the files: widen spec.model.include, or fix the source",
-                )
+            with (folder / path).open("rb") as stream:
+                _check_safetensors(stream, (folder / path).stat().st_size, path)
+        elif path.endswith(INDEX_SUFFIX):
+            _check_index((folder / path).read_bytes(), path, paths)
 
 
-def _check_safetensors(path: Path, name: str) -> None:
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if length > min(HEADER_LIMIT_BYTES, size - 8):
-            raise Hopeless(
-                Reason.INCOMPLETE_MODEL, f"{name} is no safetensors file: its header is longer than the file"
-            )
-        try:
-            header = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise Hopeless(
-                Reason.INCOMPLETE_MODEL, f"{name} is no safetensors file: its header cannot be read"
-            ) from error
-    if max(ends, default=0) != size - 8 - length:
-        raise Hopeless(
-            Reason.INCOMPLETE_MODEL, f"{name}: the header speaks of other data than the file holds"
+def _check_safetensors(stream: BinaryIO, size: int, name: str) -> None:
+    """Compare 8 bytes of header length, a JSON header with data offsets, and the data behind it."""
+    prefix = stream.read(8)
+    if len(prefix) < 8:
+        raise _incomplete(f"{name} is no safetensors file: it has {size} bytes")
+    length: int = struct.unpack("<Q", prefix)[0]
+    if length > min(HEADER_LIMIT_BYTES, size - 8):
+        raise _incomplete(
+            f"{name} is no safetensors file: its header is longer than the file, or than 100 MB"
+        )
+    data = size - 8 - length
+    try:
+        header = json.loads(stream.read(length))
+        spans = [_span(entry["data_offsets"]) for key, entry in header.items() if key != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _incomplete(f"{name} is no safetensors file: its header cannot be read") from error
+    if any(not 0 <= begin <= end <= data for begin, end in spans):
+        raise _incomplete(f"{name}: the header names bytes beyond the {data:,} that are there: it is cut off")
+    if max((end for _, end in spans), default=0) != data:
+        raise _incomplete(f"{name}: {data:,} bytes of data are there, the header speaks of fewer")
+
+
+def _span(offsets: Any) -> tuple[int, int]:
+    begin, end = offsets
+    if type(begin) is not int or type(end) is not int:
+        raise TypeError("offsets must be whole numbers")
+    return begin, end
+
+
+def _check_index(content: bytes, name: str, paths: set[str]) -> None:
+    try:
+        shards = {str(shard) for shard in json.loads(content)["weight_map"].values()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _incomplete(f"{name} is no index of shards: it cannot be read") from error
+    base = PurePosixPath(name).parent
+    missing = sorted(shard for shard in shards if str(base / shard) not in paths)
+    if missing:
+        raise _incomplete(
+            f"{name} names {missing[0]} ({len(missing)} of {len(shards)} shards are missing): widen "
+            "spec.model.include, or complete the source"
         )
 
 
-def _json(path: Path, name: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise Hopeless(Reason.INCOMPLETE_MODEL, f"{name} is no JSON") from error
-    return found if isinstance(found, dict) else {}
-
-
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+def _incomplete(message: str) -> Hopeless:
+    return Hopeless(Reason.INCOMPLETE_MODEL, message)
 
 
 def _sync(path: Path) -> None:

@@ -205,6 +205,14 @@ def test_an_engine_that_restarts_by_itself_is_loaded_again() -> None:
     assert engine.memory.engine_starts == 2
 
 
+def test_an_engine_that_ended_and_came_back_between_two_looks_is_noticed() -> None:
+    engine = Engine()
+    engine.serve()
+    assert engine.look(replace(LIVE, engine=99)) is Action.LOAD
+    assert not engine.memory.ready
+    assert engine.memory.engine_starts == 2
+
+
 def test_draining_is_not_ready_and_asks_nothing() -> None:
     engine = Engine()
     engine.serve()

@@ -30,23 +30,23 @@ def test_the_engine_and_its_descendants_count_and_nobody_else(tmp_path: Path) ->
     _process(tmp_path, 9, "python3 (odd) x", 8, ticks=1, rchar=10)
     _process(tmp_path, 20, "python3", 1, ticks=1000, rchar=10**9, smaps=SMAPS)
     seen = usage("tritonserver", "/mnt/models", tmp_path)
-    assert seen == Usage(processes=3, mapped_bytes=49152 * 1024, read_bytes=1110, cpu_ticks=13)
+    assert seen == Usage(processes=3, engine_pid=7, mapped_bytes=49152 * 1024, read_bytes=1110, cpu_ticks=13)
 
 
 def test_progress_never_goes_back_and_never_beyond() -> None:
-    progress = LoadProgress(100, 0.0, Usage(1, 0, 1000, 0))
+    progress = LoadProgress(100, 0.0, Usage(1, 7, 0, 1000, 0))
     percents = []
     for now, read in ((1, 1010), (2, 1040), (3, 1030), (4, 1500)):
-        progress.update(float(now), Usage(1, 0, read, 0))
+        progress.update(float(now), Usage(1, 7, 0, read, 0))
         percents.append(progress.percent)
     assert percents == [10, 40, 40, 100]
     assert progress.remaining_seconds == 0
 
 
 def test_time_left_is_not_known_before_there_is_something_to_go_by() -> None:
-    progress = LoadProgress(100, 0.0, Usage(1, 0, 0, 0))
+    progress = LoadProgress(100, 0.0, Usage(1, 7, 0, 0, 0))
     assert progress.remaining_seconds is None
-    progress.update(10.0, Usage(1, 25, 0, 0))
+    progress.update(10.0, Usage(1, 7, 25, 0, 0))
     assert progress.remaining_seconds == 30
 
 

@@ -1,7 +1,6 @@
 """Where weights come from: one file per scheme, one protocol."""
 
 from preheat_warmer.config import Config
-from preheat_warmer.errors import Hopeless, Reason
 from preheat_warmer.sources.base import Source, Transfer
 from preheat_warmer.sources.claim import ClaimSource
 from preheat_warmer.sources.hub import HubSource
@@ -11,13 +10,11 @@ __all__ = ["Source", "Transfer", "source_for"]
 
 
 def source_for(config: Config, web: Web) -> Source:
-    """Return the source that a URI names. Raises Hopeless for a scheme that is not known."""
-    scheme = config.uri.partition("://")[0]
-    match scheme:
-        case "http" | "https":
-            return WebSource(config.uri, web)
+    """Return the source that a URI names; the configuration has checked its scheme."""
+    match config.scheme:
         case "hf":
             return HubSource(config.uri, config.revision, config.hf_endpoint, web)
         case "pvc":
             return ClaimSource(config.uri, config.source_directory)
-    raise Hopeless(Reason.INVALID_CONFIG, f"{config.uri}: the scheme must be hf, http, https or pvc")
+        case _:
+            return WebSource(config.uri, web)

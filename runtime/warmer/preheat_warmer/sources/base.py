@@ -16,14 +16,19 @@ class Transfer:
     version: str
     """What tells this version of the file from another (an ETag), empty when there is nothing."""
     total: int | None
+    """Bytes of the whole file, None when the source does not tell."""
     chunks: AsyncIterator[bytes]
 
 
 class Source(Protocol):
-    """A place that has the model."""
+    """A place that has the model. Everything raises Hopeless or Passing."""
 
     async def list(self) -> Manifest:
-        """Return its files. Raises Hopeless or Passing."""
+        """Return its files."""
+        ...
+
+    async def size(self, file: File) -> int | None:
+        """Return the bytes of a file without fetching it, None when the source does not tell."""
         ...
 
     def open(self, file: File, offset: int, version: str) -> AbstractAsyncContextManager[Transfer]:

@@ -6,50 +6,87 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from preheat_warmer.errors import Changed, Hopeless, Reason
-from preheat_warmer.manifest import File, Manifest, checked_path, parse_sums
+from preheat_warmer.errors import Changed, Hopeless, Passing, Reason
+from preheat_warmer.manifest import SUMS, File, Manifest, checked_path, parse_sums
 from preheat_warmer.sources.base import Transfer
-from preheat_warmer.sources.web import CHUNK_BYTES
+
+CHUNK_BYTES = 1 << 20
 
 
 class ClaimSource:
     """A folder of a mounted volume, with SHA256SUMS in it."""
 
     def __init__(self, uri: str, mount: Path) -> None:
-        _, _, path = uri.removeprefix("pvc://").partition("/")
-        self._folder = mount / checked_path(path.strip("/")) if path.strip("/") else mount
+        path = uri.removeprefix("pvc://").partition("/")[2].strip("/")
+        self._mount = mount
+        self._folder = mount / checked_path(path) if path else mount
 
     async def list(self) -> Manifest:
         """Return what SHA256SUMS says."""
-        sums = self._folder / "SHA256SUMS"
         try:
-            return Manifest(tuple(parse_sums(sums.read_text("utf-8", "replace"))))
+            path = self._inside(self._folder / SUMS)
+            text = await asyncio.to_thread(path.read_text, "utf-8", "replace")
         except OSError as error:
             raise Hopeless(
                 Reason.NO_DIGEST,
-                f"SHA256SUMS is not in {self._folder.name!r} of the claim: make it with sha256sum, or list the files "
-                "with their digests in spec.model.files",
+                f"{SUMS} cannot be read in the folder {self._name()!r} of the claim ({error.strerror}): make it "
+                "with sha256sum, or list the files with their digests in spec.model.files",
             ) from error
+        return Manifest(tuple(parse_sums(text)))
+
+    async def size(self, file: File) -> int | None:
+        """Return the size of a file on the volume."""
+        return (await asyncio.to_thread(self._find, file)).stat().st_size
 
     @asynccontextmanager
     async def open(self, file: File, offset: int, version: str) -> AsyncIterator[Transfer]:
         """Read a file. One that leads out of the volume is refused."""
-        path = (self._folder / file.path).resolve()
-        if not path.is_relative_to(self._folder.resolve()):
-            raise Hopeless(Reason.PATH_REFUSED, f"{file.path} leads out of the volume")
+        path = await asyncio.to_thread(self._find, file)
         try:
             stream = path.open("rb")
         except OSError as error:
-            raise Hopeless(Reason.NOT_FOUND, f"{file.path}: {error.strerror}") from error
+            raise _unreadable(file, error) from error
         with stream:
             stat = path.stat()
             current = f"{stat.st_mtime_ns}-{stat.st_size}"
             if offset and version and version != current:
                 raise Changed(str(path))
             stream.seek(offset)
-            yield Transfer(offset, current, stat.st_size, _chunks(stream))
+            yield Transfer(offset, current, stat.st_size, _chunks(stream, file))
+
+    def _find(self, file: File) -> Path:
+        try:
+            path = self._inside(self._folder / file.path)
+        except OSError as error:
+            raise _unreadable(file, error) from error
+        if not path.is_file():
+            raise Hopeless(
+                Reason.NOT_FOUND, f"{file.path} is no file in the folder {self._name()!r} of the claim"
+            )
+        return path
+
+    def _inside(self, path: Path) -> Path:
+        """Return where a path really leads. Links within the volume are fine."""
+        real = path.resolve(strict=True)
+        if not real.is_relative_to(self._mount.resolve()):
+            raise Hopeless(Reason.PATH_REFUSED, f"{path.name} leads out of the volume")
+        return real
+
+    def _name(self) -> str:
+        return str(self._folder.relative_to(self._mount))
 
 
-async def _chunks(stream: BinaryIO) -> AsyncIterator[bytes]:
-    while chunk := await asyncio.to_thread(stream.read, CHUNK_BYTES):
+async def _chunks(stream: BinaryIO, file: File) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            chunk = await asyncio.to_thread(stream.read, CHUNK_BYTES)
+        except OSError as error:
+            raise Passing(Reason.SOURCE_UNAVAILABLE, f"{file.path}: {error.strerror}") from error
+        if not chunk:
+            return
         yield chunk
+
+
+def _unreadable(file: File, error: OSError) -> Hopeless:
+    reason = Reason.UNAUTHORIZED if isinstance(error, PermissionError) else Reason.NOT_FOUND
+    return Hopeless(reason, f"{file.path} cannot be read from the claim: {error.strerror}")

@@ -1,36 +1,40 @@
 """http(s): a folder with SHA256SUMS in it, or one file. And the HTTP client that every source shares."""
 
-import asyncio
-import ipaddress
-import socket
+import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import quote, urljoin, urlsplit
+from email.utils import parsedate_to_datetime
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 import httpx
 
 from preheat_warmer.errors import Changed, Hopeless, Passing, Reason
-from preheat_warmer.manifest import File, Manifest, parse_sums
+from preheat_warmer.manifest import SUMS, File, Manifest, checked_path, is_sha256, parse_sums
 from preheat_warmer.sources.base import Transfer
+from preheat_warmer.sources.fence import check_address, check_peer
 
 REDIRECTS_AT_MOST = 5
 LIST_LIMIT_BYTES = 16_000_000
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 256 << 10
+"""What a kill can lose of each file: bytes that came and are not written yet."""
+RETRY_AFTER_LIMIT_SECONDS = 300.0
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)", re.ASCII)
 
 
 class Web:
     """Follows redirects by hand.
 
-    A token never leaves the host it is for, and no redirect reaches a link-local address (the metadata
-    service of a cloud).
+    A token never leaves the origin it is for, and no redirect reaches the metadata service of a cloud.
     """
 
-    def __init__(self, token: str | None) -> None:
+    def __init__(self, token: str | None, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._token = token
         self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(30.0, connect=10.0),
+            transport=transport,
+            timeout=httpx.Timeout(30.0, connect=10.0, pool=None),
             follow_redirects=False,
-            limits=httpx.Limits(max_connections=32),
+            limits=httpx.Limits(max_connections=64),
             headers={"User-Agent": "preheat-warmer", "Accept-Encoding": "identity"},
         )
 
@@ -41,34 +45,49 @@ class Web:
     async def text(self, url: str) -> tuple[str, httpx.Headers]:
         """Return a small resource and its headers. Raises Hopeless or Passing."""
         async with self.stream(url, {}) as answer:
-            content = b""
+            content = bytearray()
             async for chunk in answer.aiter_bytes():
                 content += chunk
                 if len(content) > LIST_LIMIT_BYTES:
-                    raise Hopeless(Reason.INCOMPLETE_MODEL, f"{url}: the listing is too long")
+                    raise Hopeless(Reason.NOT_FOUND, f"{shown(url)} is no listing: it is too long")
             return content.decode("utf-8", "replace"), answer.headers
 
+    async def size(self, url: str) -> int | None:
+        """Return a file's size, asked for by its first byte: signed URLs often allow GET alone."""
+        async with self.stream(url, {"Range": "bytes=0-0"}, allowed=(416,)) as answer:
+            if answer.status_code == 416:
+                return 0  # no first byte: it is empty
+            if answer.status_code == 206:
+                return _content_range(answer)[1]
+            return _content_length(answer)
+
     @asynccontextmanager
-    async def stream(self, url: str, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
+    async def stream(
+        self, url: str, headers: dict[str, str], allowed: tuple[int, ...] = ()
+    ) -> AsyncIterator[httpx.Response]:
         """Open a URL; yield its answer of 2xx. Raises Hopeless or Passing with the status in words."""
-        home = urlsplit(url).netloc
-        for _ in range(REDIRECTS_AT_MOST):
-            await _check_address(url)
+        home = _origin(url)
+        for _ in range(REDIRECTS_AT_MOST + 1):
+            await check_address(url, shown(url))
             own = dict(headers)
-            if self._token and urlsplit(url).netloc == home:
+            if self._token and _origin(url) == home:
                 own["Authorization"] = f"Bearer {self._token}"
             try:
                 async with self._http.stream("GET", url, headers=own) as answer:
-                    if answer.is_redirect:
+                    check_peer(answer, shown(url))
+                    if answer.has_redirect_location:
                         url = urljoin(url, answer.headers["location"])
                         continue
-                    _raise_for_status(answer, url)
+                    if answer.status_code not in allowed:
+                        _raise_for_status(answer, url)
                     yield answer
                     return
             except httpx.HTTPError as error:
-                words = f"{url}: {type(error).__name__} {error}".rstrip()
+                words = f"{shown(url)}: {type(error).__name__} {error}".rstrip()
                 raise Passing(Reason.SOURCE_UNAVAILABLE, words) from error
-        raise Hopeless(Reason.NOT_FOUND, f"{url}: more than {REDIRECTS_AT_MOST} redirects")
+            except httpx.InvalidURL as error:
+                raise Hopeless(Reason.ADDRESS_REFUSED, f"{shown(url)}: {error}") from error
+        raise Hopeless(Reason.NOT_FOUND, f"{shown(url)}: more than {REDIRECTS_AT_MOST} redirects")
 
     @asynccontextmanager
     async def file(self, url: str, offset: int, version: str) -> AsyncIterator[Transfer]:
@@ -78,13 +97,18 @@ class Web:
             headers["If-Range"] = version
         async with self.stream(url, headers) as answer:
             current = answer.headers.get("etag", "")
-            partial = answer.status_code == httpx.codes.PARTIAL_CONTENT
-            if partial and version and current and current != version:
+            if answer.status_code != 206:
+                yield Transfer(0, current, _content_length(answer), _chunks(answer))
+                return
+            if version and current and current != version:
                 raise Changed(url)
-            start = offset if partial else 0
-            length = answer.headers.get("content-length")
-            total = start + int(length) if length and length.isdigit() else None
-            yield Transfer(start, current, total, answer.aiter_raw(CHUNK_BYTES))
+            start, total = _content_range(answer)
+            if start != offset:
+                raise Passing(
+                    Reason.SOURCE_UNAVAILABLE,
+                    f"{shown(url)}: asked for bytes from {offset} on, the answer begins at {start}",
+                )
+            yield Transfer(start, current, total, _chunks(answer))
 
 
 class WebSource:
@@ -96,49 +120,87 @@ class WebSource:
 
     async def list(self) -> Manifest:
         """Return what SHA256SUMS says, or the digest beside the one file."""
-        if self._uri.endswith("/"):
-            text, _ = await self._sums(f"{self._uri}SHA256SUMS")
-            return Manifest(tuple(parse_sums(text)))
-        name = self._uri.rsplit("/", 1)[1]
-        text, _ = await self._sums(f"{self._uri}.sha256")
-        return Manifest((File(name, None, text.split()[0].lower() if text.split() else None),))
+        parts = urlsplit(self._uri)
+        if parts.path.endswith("/") or not parts.path:
+            return Manifest(tuple(parse_sums(await self._sums(self._url(SUMS)))))
+        beside = urlunsplit(parts._replace(path=f"{parts.path}.sha256"))
+        words = (await self._sums(beside)).split()
+        digest = words[0].lower() if words else ""
+        name = checked_path(unquote(parts.path.rsplit("/", 1)[1]))
+        return Manifest((File(name, None, digest if is_sha256(digest) else None),))
 
-    async def _sums(self, url: str) -> tuple[str, httpx.Headers]:
+    async def size(self, file: File) -> int | None:
+        """Return what the server says a file's size is."""
+        return await self._web.size(self._url(file.path))
+
+    @asynccontextmanager
+    async def open(self, file: File, offset: int, version: str) -> AsyncIterator[Transfer]:
+        """Read a file below the folder, or the one file."""
+        async with self._web.file(self._url(file.path), offset, version) as transfer:
+            yield transfer
+
+    def _url(self, path: str) -> str:
+        parts = urlsplit(self._uri)
+        if parts.path and not parts.path.endswith("/"):
+            return self._uri
+        return urlunsplit(parts._replace(path=f"{parts.path or '/'}{quote(path)}"))
+
+    async def _sums(self, url: str) -> str:
         try:
-            return await self._web.text(url)
+            return (await self._web.text(url))[0]
         except Hopeless as error:
             if error.reason is not Reason.NOT_FOUND:
                 raise
             raise Hopeless(
                 Reason.NO_DIGEST,
-                f"{url} is not there: put it there (sha256sum makes it), or list the files with their digests "
-                "in spec.model.files",
+                f"{shown(url)} is not there: put it there (sha256sum makes it), or list the files with their "
+                "digests in spec.model.files",
             ) from error
 
-    @asynccontextmanager
-    async def open(self, file: File, offset: int, version: str) -> AsyncIterator[Transfer]:
-        """Read a file below the folder, or the one file."""
-        url = self._uri + quote(file.path) if self._uri.endswith("/") else self._uri
-        async with self._web.file(url, offset, version) as transfer:
-            yield transfer
 
-
-async def _check_address(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise Hopeless(Reason.ADDRESS_REFUSED, f"{url}: only http and https addresses are followed")
-    loop = asyncio.get_running_loop()
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+async def _chunks(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """Yield the body in pieces worth a write. What came before a break is yielded before the break is told."""
+    buffer = bytearray()
+    broken = None
     try:
-        found = await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise Passing(Reason.SOURCE_UNAVAILABLE, f"{parts.hostname}: {error}") from error
-    for *_, address in found:
-        if ipaddress.ip_address(str(address[0]).partition("%")[0]).is_link_local:
-            raise Hopeless(
-                Reason.ADDRESS_REFUSED,
-                f"{url} leads to {address[0]}: link-local addresses are not fetched from",
-            )
+        async for piece in answer.aiter_raw():
+            buffer += piece
+            if len(buffer) >= CHUNK_BYTES:
+                yield bytes(buffer)
+                buffer.clear()
+    except httpx.HTTPError as error:
+        broken = error
+    if buffer:
+        yield bytes(buffer)
+    if broken is not None:
+        raise broken
+
+
+def shown(url: str) -> str:
+    """Return a URL for messages: without what may be secret (a signature, a password)."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url.partition("?")[0]
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc
+
+
+def _content_length(answer: httpx.Response) -> int | None:
+    text = answer.headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _content_range(answer: httpx.Response) -> tuple[int, int | None]:
+    """Return where a 206 begins, and the size of the whole. Raises Passing."""
+    match = _RANGE.fullmatch(answer.headers.get("content-range", "").strip())
+    if match is None:
+        raise Passing(Reason.SOURCE_UNAVAILABLE, f"{shown(str(answer.url))}: a part without a Content-Range")
+    return int(match[1]), None if match[2] == "*" else int(match[2])
 
 
 def _raise_for_status(answer: httpx.Response, url: str) -> None:
@@ -148,19 +210,26 @@ def _raise_for_status(answer: httpx.Response, url: str) -> None:
     if code in {401, 403}:
         raise Hopeless(
             Reason.UNAUTHORIZED,
-            f"{url}: {code}. Name a Secret with the key `token` in spec.model.credentials, and check its rights.",
+            f"{shown(url)}: {code}. Check that it exists, name a Secret with the key `token` in "
+            "spec.model.credentials, and check the token's rights (a gated model must be accepted once).",
         )
-    if code in {404, 410}:
-        raise Hopeless(Reason.NOT_FOUND, f"{url}: {code} not found. Check the URI and the revision.")
     if code == 416:
         raise Changed(url)
     if code in {408, 425, 429} or code >= 500:
-        error = Passing(Reason.SOURCE_UNAVAILABLE, f"{url}: {code} {answer.reason_phrase}")
-        error.retry_after = _retry_after(answer)  # type: ignore[attr-defined]
-        raise error
-    raise Hopeless(Reason.NOT_FOUND, f"{url}: {code} {answer.reason_phrase}")
+        raise Passing(
+            Reason.SOURCE_UNAVAILABLE,
+            f"{shown(url)}: {code} {answer.reason_phrase}",
+            retry_after(answer.headers.get("retry-after", ""), time.time()),
+        )
+    raise Hopeless(Reason.NOT_FOUND, f"{shown(url)}: {code}. Check the URI and the revision.")
 
 
-def _retry_after(answer: httpx.Response) -> float | None:
-    text = answer.headers.get("retry-after", "")
-    return min(float(text), 300.0) if text.isdigit() else None
+def retry_after(text: str, now: float) -> float | None:
+    """Return the seconds that a Retry-After header asks for (a number or a date), None when it says nothing."""
+    if text.isascii() and text.isdigit():
+        return min(float(text), RETRY_AFTER_LIMIT_SECONDS)
+    try:
+        until = parsedate_to_datetime(text).timestamp()
+    except ValueError:
+        return None
+    return min(max(0.0, until - now), RETRY_AFTER_LIMIT_SECONDS)

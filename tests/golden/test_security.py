@@ -1,0 +1,136 @@
+"""Every pod that we make passes Pod Security `restricted`; the chart asks for no more rights than it needs."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from preheat.api.gpu import GPUType
+from preheat.config import OperatorConfig
+from preheat.resources.caching import make_warmer
+from preheat.resources.serving import make_deployment, make_service, render_revision
+
+from e2e.tools import helm
+from tests.builders import a_cache, a_service
+
+ROOT = Path(__file__).parents[2]
+CONFIG = OperatorConfig()
+VOLUMES = {
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+}
+
+
+def breaches(pod: dict[str, Any]) -> list[str]:
+    """Return what the Pod Security standard `restricted` forbids of a pod's spec."""
+    found = []
+    top = pod.get("securityContext", {})
+    if not top.get("runAsNonRoot") or top.get("runAsUser") == 0:
+        found.append("runs as root")
+    if top.get("seccompProfile", {}).get("type") not in {"RuntimeDefault", "Localhost"}:
+        found.append("no seccomp profile")
+    found += [key for key in ("hostNetwork", "hostPID", "hostIPC") if pod.get(key)]
+    for volume in pod.get("volumes", []):
+        found += [f"volume {key}" for key in volume if key != "name" and key not in VOLUMES]
+    for container in [*pod.get("initContainers", []), *pod["containers"]]:
+        own = container.get("securityContext", {})
+        if own.get("allowPrivilegeEscalation") is not False:
+            found.append(f"{container['name']}: privilege escalation")
+        if own.get("capabilities", {}).get("drop") != ["ALL"] or own["capabilities"].get("add"):
+            found.append(f"{container['name']}: capabilities")
+        if own.get("privileged"):
+            found.append(f"{container['name']}: privileged")
+        if not own.get("readOnlyRootFilesystem"):
+            found.append(f"{container['name']}: writable root")
+    return found
+
+
+def a_model_pod(**spec: Any) -> dict[str, Any]:
+    service = a_service(**spec)
+    revision = render_revision(service, GPUType.NVIDIA_L4, 1, "cache", CONFIG)
+    pod: dict[str, Any] = make_deployment(service, revision, 1)["spec"]["template"]["spec"]
+    return pod
+
+
+def test_model_pods_are_restricted() -> None:
+    assert breaches(a_model_pod()) == []
+
+
+def test_warmers_are_restricted() -> None:
+    cache = a_cache(source={"uri": "pvc://claim/x", "credentials": {"secretName": "s"}})
+    assert breaches(make_warmer(cache, "n1", CONFIG)["spec"]["template"]["spec"]) == []
+
+
+def test_no_pod_has_a_token() -> None:
+    assert a_model_pod()["automountServiceAccountToken"] is False
+    warmer = make_warmer(a_cache(), "n1", CONFIG)["spec"]["template"]["spec"]
+    assert warmer["automountServiceAccountToken"] is False
+
+
+def test_what_a_user_wrote_is_not_expanded() -> None:
+    pod = a_model_pod(health={"canary": {"prompt": "$(POD_UID) is"}})
+    agent = pod["initContainers"][0]
+    config = next(e["value"] for e in agent["env"] if e["name"] == "PREHEAT_AGENT_CONFIG")
+    assert "$$(POD_UID) is" in config
+
+
+def test_user_labels_reach_children_only_through_the_allow_list() -> None:
+    service = a_service().model_copy(
+        update={"labels": {"app.kubernetes.io/instance": "argo", "team.preheat.dev/name": "search"}}
+    )
+    labels = make_service(service)["metadata"]["labels"]
+    assert labels["team.preheat.dev/name"] == "search"
+    assert "app.kubernetes.io/instance" not in labels
+
+
+@pytest.fixture(scope="module")
+def chart() -> list[dict[str, Any]]:
+    return _render()
+
+
+def _render(*arguments: str) -> list[dict[str, Any]]:
+    command = [str(helm()), "template", "preheat", str(ROOT / "charts/preheat"), "-n", "system", *arguments]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [body for body in yaml.safe_load_all(text) if body]
+
+
+def test_the_operator_is_restricted(chart: list[dict[str, Any]]) -> None:
+    (deployment,) = [body for body in chart if body["kind"] == "Deployment"]
+    assert breaches(deployment["spec"]["template"]["spec"]) == []
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_rights_name_everything_and_no_secret(chart: list[dict[str, Any]]) -> None:
+    for role in [body for body in chart if body["kind"] in {"ClusterRole", "Role"}]:
+        for rule in role["rules"]:
+            assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+            assert "secrets" not in rule["resources"]
+            assert not any(resource.startswith("pods/") for resource in rule["resources"])
+
+
+def test_a_typo_in_values_is_refused() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        _render("--set", "imagess.tag=x")
+    assert "imagess" in refused.value.stderr
+
+
+def test_every_variable_that_the_chart_sets_is_read(chart: list[dict[str, Any]]) -> None:
+    (deployment,) = [body for body in chart if body["kind"] == "Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    known = {f"PREHEAT_{name.upper()}" for name in OperatorConfig.__dataclass_fields__}
+    known |= {"PREHEAT_LOG_FORMAT", "PREHEAT_PORT", "PREHEAT_DEBUG"}
+    assert {entry["name"] for entry in container["env"]} <= known
+
+
+def test_the_crds_stay_when_the_chart_goes(chart: list[dict[str, Any]]) -> None:
+    crds = [body for body in chart if body["kind"] == "CustomResourceDefinition"]
+    assert len(crds) == 2
+    assert all(c["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for c in crds)
+    assert not [b for b in _render("--set", "crds.enabled=false") if b["kind"] == "CustomResourceDefinition"]

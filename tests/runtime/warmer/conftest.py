@@ -1,0 +1,79 @@
+"""The warmer as its Job runs it: a process with a configuration, a folder and a termination log."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runtime.warmer.origin import Origin
+from tests.runtime.warmer.run import Run, Start
+
+PACKAGE = Path(__file__).parents[3] / "runtime/warmer"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def start(tmp_path: Path, cache: Path) -> Iterator[Start]:
+    runs: list[Run] = []
+
+    def starter(
+        uri: str,
+        revision: str = "",
+        *,
+        environment: dict[str, str] | None = None,
+        file_limit: int | None = None,
+        **more: Any,
+    ) -> Run:
+        config = {
+            "source": {"uri": uri, "revision": revision},
+            "destination": str(cache),
+            "listenPort": 0,
+            **more,
+        }
+        last_words = tmp_path / f"last-words-{len(runs)}"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "preheat_warmer.main"],
+            env={
+                "PATH": os.defpath,
+                "PYTHONPATH": str(PACKAGE),
+                "PREHEAT_WARMER_CONFIG": json.dumps(config),
+                "PREHEAT_TERMINATION_LOG": str(last_words),
+                **(environment or {}),
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if file_limit is not None:
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (file_limit, file_limit))
+        runs.append(Run(process, last_words))
+        return runs[-1]
+
+    yield starter
+    for run in runs:
+        if run.process.poll() is None:
+            run.kill()
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with Origin().running() as running:
+        yield running
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Origin]:
+    """Another host."""
+    with Origin("127.0.0.2").running() as running:
+        yield running

@@ -1,0 +1,82 @@
+"""One process of the warmer, watched from outside: its log, its last words, its port."""
+
+import json
+import queue
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+DEADLINE_SECONDS = 30.0
+
+
+@dataclass
+class Run:
+    """One process. ``words`` is its termination message."""
+
+    process: subprocess.Popen[str]
+    last_words: Path
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            for line in stream:
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    entry = {"message": "not JSON", "line": line}
+                self.log.append(entry)
+                self._lines.put(entry)
+        self._lines.put(None)
+
+    def wait_for(self, message: str) -> dict[str, Any]:
+        while True:
+            entry = self._lines.get(timeout=DEADLINE_SECONDS)
+            assert entry is not None, f"ended without saying {message!r}: {self.log}"
+            if entry["message"] == message:
+                return entry
+
+    def end(self) -> int:
+        code = self.process.wait(DEADLINE_SECONDS)
+        self._reader.join()
+        return code
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        self.process.send_signal(number)
+        return self.end()
+
+    def get(self, path: str) -> httpx.Response:
+        if not hasattr(self, "_port"):
+            self._port = self.wait_for("started")["port"]
+        with httpx.Client(trust_env=False) as client:
+            return client.get(f"http://127.0.0.1:{self._port}{path}")
+
+    @property
+    def words(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.last_words.read_text())
+        return found
+
+    def published(self) -> dict[str, Any]:
+        assert self.end() == 0, self.log
+        assert self.words["state"] == "Published"
+        return self.words
+
+    def failed(self, code: int, reason: str) -> str:
+        assert self.end() == code, self.log
+        assert self.words["state"] == "Failed"
+        assert self.words["reason"] == reason, self.words
+        return str(self.words["message"])
+
+
+Start = Callable[..., Run]

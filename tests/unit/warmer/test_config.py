@@ -1,0 +1,157 @@
+"""The configuration is right, or it is refused with the field's name."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from preheat_warmer.config import VARIABLE, Config, from_environment
+from preheat_warmer.errors import Hopeless, Reason
+
+NOWHERE = Path("/nonexistent")
+SMALLEST: dict[str, Any] = {"source": {"uri": "http://store/m/"}, "destination": "/cache"}
+
+
+def parse(given: object, credentials: Path = NOWHERE, **environment: str) -> Config:
+    return from_environment({VARIABLE: json.dumps(given), **environment}, credentials)
+
+
+def test_the_smallest_has_defaults() -> None:
+    config = parse(SMALLEST)
+    assert (config.revision, config.files, config.include, config.allow_pickle) == ("", (), (), False)
+    assert (config.listen_port, config.parallelism, config.max_bytes_per_second) == (9081, 4, None)
+    assert config.hf_endpoint == "https://huggingface.co"
+    assert config.token is None
+
+
+def test_what_the_operator_writes_is_read() -> None:
+    config = parse(
+        {
+            **SMALLEST,
+            "source": {"uri": "hf://org/name", "revision": "refs/pr/1"},
+            "hfEndpoint": "https://mirror.example/hf/",
+            "files": [{"path": "a.gguf", "sizeBytes": 1, "sha256": "AB" * 32}],
+            "include": ["*.gguf"],
+            "sourceDirectory": "/source",
+            "maxBytesPerSecond": None,
+            "nodeName": "n",
+            "of a later version": 1,
+        }
+    )
+    assert config.hf_endpoint == "https://mirror.example/hf"
+    assert (config.files[0].size, config.files[0].sha256) == (1, "ab" * 32)
+    assert config.scheme == "hf"
+
+
+FILE = {"path": "a", "sha256": "a" * 64}
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"source": None}, "source is missing"),
+        ({"source": {}}, "source.uri is missing"),
+        ({"source": {"uri": ""}}, "source.uri is empty"),
+        ({"source": {"uri": 5}}, "source.uri must be a string"),
+        ({"source": {"uri": "ftp://x/"}}, "scheme"),
+        ({"source": {"uri": "http:///x"}}, "no host"),
+        ({"source": {"uri": "hf://a/b/c"}}, "hf://ORG/NAME"),
+        ({"source": {"uri": "hf://a/../b"}}, "hf://ORG/NAME"),
+        ({"source": {"uri": "hf://a/b?x"}}, "hf://ORG/NAME"),
+        ({"source": {"uri": "http://a\nb/"}}, "control"),
+        ({"source": {"uri": "http://[::/"}}, "no URI"),
+        ({"source": {"uri": "hf://a/b", "revision": "../x"}}, "source.revision"),
+        ({"source": {"uri": "hf://a/b", "revision": "a b"}}, "source.revision"),
+        ({"destination": None}, "destination is missing"),
+        ({"hfEndpoint": "ftp://x"}, "hfEndpoint"),
+        ({"hfEndpoint": "http://u:p@x"}, "hfEndpoint"),
+        ({"allowPickle": "false"}, "allowPickle must be true or false"),
+        ({"allowPickle": 1}, "allowPickle must be true or false"),
+        ({"parallelism": 0}, "parallelism"),
+        ({"parallelism": True}, "parallelism"),
+        ({"parallelism": "4"}, "parallelism must be a whole number"),
+        ({"maxBytesPerSecond": 0}, "maxBytesPerSecond"),
+        ({"maxBytesPerSecond": -5}, "maxBytesPerSecond"),
+        ({"listenPort": 70000}, "listenPort"),
+        ({"include": "*.gguf"}, "include must be a list"),
+        ({"include": [""]}, "include"),
+        ({"files": {}}, "files must be a list"),
+        ({"files": ["a"]}, "files[0]"),
+        ({"files": [{"sha256": "a" * 64}]}, "files[0].path is missing"),
+        ({"files": [FILE, {**FILE, "sha256": "a" * 63}]}, "files[1].sha256"),
+        ({"files": [{**FILE, "sizeBytes": -1}]}, "files[0].sizeBytes"),
+        ({"files": [{**FILE, "sizeBytes": True}]}, "files[0].sizeBytes"),
+    ],
+)
+def test_what_is_wrong_is_named(change: dict[str, Any], word: str) -> None:
+    with pytest.raises(Hopeless) as caught:
+        parse({**SMALLEST, **change})
+    assert caught.value.reason is Reason.INVALID_CONFIG
+    assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "5", "[" * 100_000])
+def test_no_object_is_no_configuration(text: str) -> None:
+    with pytest.raises(Hopeless) as caught:
+        from_environment({VARIABLE: text}, NOWHERE)
+    assert caught.value.reason is Reason.INVALID_CONFIG
+
+
+def test_a_listed_file_needs_a_digest_and_a_path_inside() -> None:
+    with pytest.raises(Hopeless) as caught:
+        parse({**SMALLEST, "files": [{"path": "a"}]})
+    assert caught.value.reason is Reason.NO_DIGEST
+    with pytest.raises(Hopeless) as caught:
+        parse({**SMALLEST, "files": [{**FILE, "path": "../a"}]})
+    assert caught.value.reason is Reason.PATH_REFUSED
+
+
+def test_a_password_in_the_uri_is_refused_and_not_repeated() -> None:
+    with pytest.raises(Hopeless) as caught:
+        parse({**SMALLEST, "source": {"uri": "http://me:s3cret@store/"}})
+    assert "s3cret" not in str(caught.value)
+
+
+def test_the_secret_s_token_comes_before_the_environment_s(tmp_path: Path) -> None:
+    hub = {**SMALLEST, "source": {"uri": "hf://a/b"}}
+    assert parse(hub, HF_TOKEN="hf_env").token == "hf_env"
+    (tmp_path / "token").write_text("hf_secret\n")
+    assert parse(hub, tmp_path, HF_TOKEN="hf_env").token == "hf_secret"
+    assert parse(SMALLEST, tmp_path).token == "hf_secret"
+    # a hub's token is nothing for other servers
+    assert parse(SMALLEST, HF_TOKEN="hf_env").token is None
+
+
+@pytest.mark.parametrize("content", [b"two words", b"a\r\nHost: x", b"\xff\xfe"])
+def test_a_token_that_is_none_is_refused_and_not_repeated(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(Hopeless) as caught:
+        parse(SMALLEST, tmp_path)
+    assert "Secret" in str(caught.value)
+    assert "words" not in str(caught.value)
+
+
+VALUES = st.sampled_from(
+    [None, True, -1, 10**30, 0.5, float("nan"), "", "x", "http://[", "hf://a", [], [[]], [None], ["*"], {}, {"uri": "x://"},
+     {"uri": "http://\ud800/"}, {"uri": []}, [{"path": "a"}], [{"path": 1, "sha256": {}}], {"uri": "http://h:x/"}]
+)  # fmt: skip
+FIELDS = [
+    "source",
+    "files",
+    "include",
+    "hfEndpoint",
+    "destination",
+    "parallelism",
+    "maxBytesPerSecond",
+    "allowPickle",
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES))
+def test_any_json_is_read_or_refused_in_words(change: dict[str, Any]) -> None:
+    with suppress(Hopeless):
+        assert parse({**SMALLEST, **change}).parallelism >= 1
