@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 async def _status(arguments: argparse.Namespace) -> int:
     kube = Kube.connect()
     deadline = time.monotonic() + arguments.timeout
-    drawn = 0
+    screen_of = Screen()
     while True:
         body = await kube.get("LLMDeployment", arguments.namespace, arguments.name)
         if body is None:
@@ -72,7 +72,7 @@ async def _status(arguments: argparse.Namespace) -> int:
         service = parse(LLMDeployment, body)
         used = service.status.cache
         cache = await kube.get("ModelCache", arguments.namespace, used.name) if used else None
-        drawn = _draw(screen(service, parse(ModelCache, cache) if cache else None), drawn)
+        screen_of.draw(screen(service, parse(ModelCache, cache) if cache else None))
         if not arguments.watch or is_ready(service):
             return 0
         if time.monotonic() > deadline:
@@ -81,15 +81,25 @@ async def _status(arguments: argparse.Namespace) -> int:
         await asyncio.sleep(REFRESH_SECONDS)
 
 
-def _draw(lines: list[str], drawn: int) -> int:
-    """Draw over what was drawn before on a terminal; elsewhere print what there is."""
-    if sys.stdout.isatty() and drawn:
-        sys.stdout.write(f"\x1b[{drawn}F\x1b[J")
-    width = os.get_terminal_size().columns if sys.stdout.isatty() else 10_000
-    for line in lines:
-        print(line[:width])
-    sys.stdout.flush()
-    return len(lines)
+class Screen:
+    """Draws over what was drawn before on a terminal; elsewhere prints only the lines that changed."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def draw(self, lines: list[str]) -> None:
+        """Show these lines now."""
+        if sys.stdout.isatty():
+            if self._lines:
+                sys.stdout.write(f"\x1b[{len(self._lines)}F\x1b[J")
+            width = os.get_terminal_size().columns
+            print("\n".join(line[:width] for line in lines))
+        else:
+            for line in lines:
+                if line not in self._lines:
+                    print(line)
+        sys.stdout.flush()
+        self._lines = lines
 
 
 async def _plan(arguments: argparse.Namespace) -> int:

@@ -86,11 +86,10 @@ class Kube:
             "status": status,
         }
         try:
-            await self._write(
-                resource.path(namespace, name) + "/status", body, "application/apply-patch+yaml"
-            )
+            path = resource.path(namespace, name) + "/status"
+            return await self._write(path, body, "application/apply-patch+yaml")
         except _Missing:
-            return
+            return None
 
     async def label_node(self, node: str, key: str, value: str | None) -> Manifest | None:
         """Set or remove one label of a node; return the node, None when it is gone.
