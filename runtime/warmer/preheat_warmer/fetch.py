@@ -1,6 +1,7 @@
 """Brings one file to the disk: resumed where it stopped, hashed as it comes, right or not there at all.
 
-``.partial/PATH`` holds the bytes so far, ``.partial/.preheat-parts/`` the version (ETag) that they are of.
+``.partial/PATH.part`` holds the bytes so far, and is renamed when its digest is right; ``.partial/.preheat-parts/``
+holds the version (ETag) that they are of.
 After a kill the bytes that are there are hashed again, not fetched again: a whole file as much as a half,
 because the list of files may be another one by now. A file whose digest is wrong is thrown away and
 fetched once more from the start; wrong twice is the source's fault.
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from preheat_warmer.errors import Changed, Hopeless, Passing, Reason
-from preheat_warmer.manifest import File
+from preheat_warmer.manifest import PART_SUFFIX, File
 from preheat_warmer.progress import Progress
 from preheat_warmer.publish import NOTES, SPARE_BYTES, free_bytes
 from preheat_warmer.sources.base import Source
@@ -70,7 +71,8 @@ class Part:
 
     def __init__(self, file: File, folder: Path) -> None:
         self.file = file
-        self.path = folder / file.path
+        self.whole = folder / file.path
+        self.path = folder / f"{file.path}{PART_SUFFIX}"
         self._note = folder / NOTES / hashlib.sha256(file.path.encode()).hexdigest()
         self.size = 0
         self.digest = _new_digest(file)
@@ -98,6 +100,8 @@ class Part:
         """Open what an earlier run left, to read it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._note.parent.mkdir(parents=True, exist_ok=True)
+        if self.whole.exists():
+            self.whole.replace(self.path)  # it was right for an earlier list of files
         self.path.touch()
         return self.path.open("rb")
 
@@ -119,6 +123,12 @@ class Part:
         """Remember the version for the next run."""
         if version != self.version:
             self._note.write_text(version, "utf-8")
+
+    def finish(self) -> None:
+        """Make it durable under its own name."""
+        with self.path.open("rb") as stream:
+            os.fsync(stream.fileno())
+        self.path.replace(self.whole)
 
     def throw_away(self) -> None:
         """Begin again with nothing."""
@@ -169,7 +179,7 @@ class Fetcher:
                     "manifest names. Correct the digest, or the file at the source",
                 )
             self._throw_away(part)
-        await asyncio.to_thread(_sync, part.path)
+        await asyncio.to_thread(part.finish)
 
     async def _take_in(self, part: Part) -> None:
         """Hash what an earlier run left; what cannot be of this file goes."""
@@ -251,11 +261,6 @@ def _disk_problem(error: OSError, path: str, folder: Path) -> Passing:
     return Passing(
         Reason.DISK_ERROR, f"{path}: {error.strerror}: look at the node's disk and the volume's rights"
     )
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
 
 
 def _new_digest(file: File) -> Digest:

@@ -24,7 +24,10 @@ DEFAULT_INCLUDE = (
 )  # fmt: skip
 SUMS = "SHA256SUMS"
 PATH_LIMIT_BYTES = 512
-PART_LIMIT_BYTES = 255
+PART_SUFFIX = ".part"
+"""Of a file that is not whole yet."""
+PART_LIMIT_BYTES = 255 - len(PART_SUFFIX)
+"""Longest part of a path: what Linux allows, with room for the suffix."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA1 = re.compile(r"[0-9a-f]{40}")
@@ -141,6 +144,11 @@ def approve(manifest: Manifest, *, allow_pickle: bool) -> Manifest:
     both = seen & folders
     if both:
         raise Hopeless(Reason.PATH_REFUSED, f"{min(both)} is a file and a folder at once")
+    clash = {f"{path}{PART_SUFFIX}" for path in seen} & (seen | folders)
+    if clash:
+        raise Hopeless(
+            Reason.PATH_REFUSED, f"{min(clash)} is the name that the other file has while it is fetched"
+        )
     return Manifest(tuple(sorted(manifest.files, key=lambda file: file.path)), manifest.revision)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from preheat_warmer.errors import Hopeless, Passing, Reason
-from preheat_warmer.manifest import Manifest, manifest_digest, render
+from preheat_warmer.manifest import PART_SUFFIX, Manifest, manifest_digest, render
 
 PUBLISHED = "model"
 PARTIAL = ".partial"
@@ -74,7 +74,7 @@ def prepare(destination: Path, manifest: Manifest) -> Path:
     """Return the folder to fetch into. What an earlier list of files left there goes."""
     partial = destination / PARTIAL
     partial.mkdir(exist_ok=True)
-    wanted = {file.path for file in manifest.files}
+    wanted = {name for file in manifest.files for name in (file.path, f"{file.path}{PART_SUFFIX}")}
     for path in sorted(partial.rglob("*"), reverse=True):  # what is in a folder comes before the folder
         name = path.relative_to(partial).as_posix()
         if path.is_dir() and not path.is_symlink():
@@ -89,8 +89,8 @@ def check_space(partial: Path, manifest: Manifest) -> None:
     """Refuse to begin what cannot end. Raises Passing with both numbers."""
     needed = SPARE_BYTES
     for file in manifest.files:
-        path = partial / file.path
-        have = path.stat().st_size if path.is_file() else 0
+        there = (partial / file.path, partial / f"{file.path}{PART_SUFFIX}")
+        have = sum(path.stat().st_size for path in there if path.is_file())
         needed += max(0, (file.size or 0) - have)
     free = free_bytes(partial)
     if needed > free:

@@ -82,7 +82,7 @@ def test_sigterm_ends_it_cleanly_and_keeps_the_bytes(origin: Origin, start: Star
     origin.wait_until_sent("/m/a.gguf", 4 * MIB)
     run.process.send_signal(signal.SIGTERM)
     run.failed(1, "Stopped")
-    assert (cache / ".partial/a.gguf").stat().st_size > 2 * MIB
+    assert (cache / ".partial/a.gguf.part").stat().st_size > 2 * MIB
     origin.bytes_per_second = None
     start(uri).published()
     assert tree(cache / "model") == {"a.gguf": content}
@@ -216,7 +216,7 @@ def test_more_bytes_than_announced_do_not_reach_the_disk(origin: Origin, start: 
     origin.files["/m/a.gguf"] = content + b"x" * MIB
     files = [{"path": "a.gguf", "sizeBytes": len(content), "sha256": sha256(content)}]
     start(f"{origin.url}/m/", files=files).failed(2, "DigestMismatch")
-    assert (cache / ".partial/a.gguf").stat().st_size <= MIB
+    assert (cache / ".partial/a.gguf.part").stat().st_size <= MIB
 
 
 def test_what_lies_there_of_another_revision_is_not_believed(
@@ -330,7 +330,7 @@ def test_a_full_disk_is_told_with_numbers(origin: Origin, start: Start, cache: P
     else:
         message = start(f"{origin.url}/m/", files=[file], file_limit=MIB).failed(1, "DiskFull")
         assert len(origin.requests("/m/a.gguf")) == 2  # the size, and one try: no retries against a full disk
-        assert (cache / ".partial/a.gguf").stat().st_size == MIB
+        assert (cache / ".partial/a.gguf.part").stat().st_size == MIB
         # with room again it goes on from what fitted
         words = start(f"{origin.url}/m/", files=[file]).published()
         assert words["bytesFetched"] == 3 * MIB

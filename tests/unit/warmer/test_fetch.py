@@ -102,16 +102,17 @@ HOWS = ["well", "down", "cut", "cut loudly", "wrong", "too much", "ignores range
     | st.binary(max_size=50),
     size=st.booleans(),
     git=st.booleans(),
+    finished=st.booleans(),
 )
 def test_a_file_is_right_or_the_run_fails_in_words(
-    script: list[str], left: bytes | None, size: bool, git: bool
+    script: list[str], left: bytes | None, size: bool, git: bool, finished: bool
 ) -> None:
     source, progress, file = FakeSource(script=script), Progress(), a_file(size=size, git=git)
     with TemporaryDirectory() as name:
-        path = Path(name, "d/a")
+        path, part = Path(name, "d/a"), Path(name, "d/a.part")
         if left is not None:
             path.parent.mkdir()
-            path.write_bytes(left)
+            (path if finished else part).write_bytes(left)
         problem = None
         try:
             fetch(source, Path(name), file, progress)
@@ -123,7 +124,8 @@ def test_a_file_is_right_or_the_run_fails_in_words(
             assert problem.reason in {Reason.DIGEST_MISMATCH, Reason.SOURCE_UNAVAILABLE}
             assert len(set(script) - {"well"}) > 0, "failed although nothing went wrong"
         # what is counted is what is there
-        assert progress.bytes_done == path.stat().st_size
+        assert progress.bytes_done == (part if problem else path).stat().st_size
+        assert path.exists() is not part.exists()
 
 
 @pytest.mark.parametrize("how", ["down", "cut", "new version", "ignores range"])
@@ -208,7 +210,8 @@ def test_wrong_twice_is_final_and_leaves_nothing(tmp_path: Path) -> None:
         fetch(source, tmp_path, a_file())
     assert caught.value.reason is Reason.DIGEST_MISMATCH
     assert source.tries == 2
-    assert (tmp_path / "d/a").read_bytes() == b""
+    assert (tmp_path / "d/a.part").read_bytes() == b""
+    assert not (tmp_path / "d/a").exists()
 
 
 def test_a_file_of_a_size_nobody_tells(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class Web:
             if answer.status_code == 416:
                 return 0  # no first byte: it is empty
             if answer.status_code == 206:
-                return _content_range(answer)[1]
+                return _content_range(answer, 0)[1]
             return _content_length(answer)
 
     @asynccontextmanager
@@ -102,7 +102,10 @@ class Web:
                 return
             if version and current and current != version:
                 raise Changed(url)
-            start, total = _content_range(answer)
+            start, total = _content_range(answer, offset)
+            length = _content_length(answer)
+            if total is None and length is not None:
+                total = start + length
             if start != offset:
                 raise Passing(
                     Reason.SOURCE_UNAVAILABLE,
@@ -195,11 +198,11 @@ def _content_length(answer: httpx.Response) -> int | None:
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-def _content_range(answer: httpx.Response) -> tuple[int, int | None]:
-    """Return where a 206 begins, and the size of the whole. Raises Passing."""
+def _content_range(answer: httpx.Response, asked: int) -> tuple[int, int | None]:
+    """Return where a 206 begins, and the size of the whole. One that does not tell begins where it was asked."""
     match = _RANGE.fullmatch(answer.headers.get("content-range", "").strip())
     if match is None:
-        raise Passing(Reason.SOURCE_UNAVAILABLE, f"{shown(str(answer.url))}: a part without a Content-Range")
+        return asked, None
     return int(match[1]), None if match[2] == "*" else int(match[2])
 
 
