@@ -10,7 +10,8 @@ from preheat.api.parse import parse
 from preheat.config import OperatorConfig
 from preheat.decide.caching import CacheObservation, decide_cache
 from preheat.decide.plan import Apply, Plan
-from preheat.decide.serving import ServiceObservation, decide_service
+from preheat.decide.serving import decide_service
+from preheat.decide.wish import ServiceObservation
 
 from tests.builders import a_node
 from tests.golden.golden import check

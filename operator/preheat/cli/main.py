@@ -22,7 +22,8 @@ from preheat.cli.status import is_ready, screen
 from preheat.cluster.kube import Kube
 from preheat.config import OperatorConfig
 from preheat.decide.observed import NodeView
-from preheat.decide.serving import ServiceObservation, decide_service
+from preheat.decide.serving import decide_service
+from preheat.decide.wish import ServiceObservation
 from preheat.errors import PreheatError
 
 REFRESH_SECONDS = 0.5

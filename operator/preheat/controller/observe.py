@@ -11,7 +11,7 @@ from preheat.controller.view import View
 from preheat.decide.caching import CacheObservation
 from preheat.decide.observed import AgentReport, DeploymentView, JobView, NodeView, PodView, WarmerReport
 from preheat.decide.orphans import OrphanObservation
-from preheat.decide.serving import ServiceObservation
+from preheat.decide.wish import ServiceObservation
 from preheat.resources.caching import cache_key
 from preheat.resources.metadata import Manifest
 

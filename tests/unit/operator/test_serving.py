@@ -10,7 +10,8 @@ from preheat.api.llmdeployment import LLMDeployment
 from preheat.config import OperatorConfig
 from preheat.decide.observed import AgentReport, AgentState, DeploymentView, PodView
 from preheat.decide.plan import Apply, Delete, Plan
-from preheat.decide.serving import ServiceObservation, decide_service
+from preheat.decide.serving import decide_service
+from preheat.decide.wish import ServiceObservation
 from preheat.resources import names, serving
 
 from tests.builders import a_cache, a_node, a_pod, a_service
