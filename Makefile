@@ -89,7 +89,7 @@ lint: venv ## formatting, lint, types, layers, generated files
 
 .PHONY: test-unit
 test-unit: venv ## pure code, golden files, the loop on virtual time: seconds
-	$(PYTEST) tests/unit tests/golden tests/loop
+	$(PYTEST) --doctest-modules operator/preheat tests/unit tests/golden tests/loop
 
 .PHONY: test-integration
 test-integration: venv ## a real kube-apiserver: schema, ownership, drift, deletion

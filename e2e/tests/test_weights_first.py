@@ -3,6 +3,9 @@
 import json
 from typing import Any
 
+import yaml
+
+from e2e.cluster.provider import ROOT
 from e2e.tests.cluster import Cluster
 
 A10G = {"gpu": {"types": ["nvidia-a10g"]}}
@@ -57,6 +60,46 @@ def test_wrong_bytes_are_never_published(cluster: Cluster, service: str) -> None
     assert stalled == "True"
     (pod,) = cluster.pods(service)
     assert "nodeName" not in pod["spec"]
+
+
+def test_weights_come_from_a_volume_too(cluster: Cluster) -> None:
+    """pvc://: somebody put a model on a volume; it is copied and verified like any other."""
+    node = cluster.provider.nodes()[0]
+    folder = "/var/lib/preheat-volume"
+    content = "weights of a model"
+    make = f"mkdir -p {folder}/m && cd {folder}/m && printf '%s' '{content}' > a.gguf && sha256sum a.gguf > SHA256SUMS"
+    cluster.provider.node_exec(node, ["sh", "-c", f"{make} && chmod -R a+rX {folder}"])
+    here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+    claim = {"storageClassName": "", "accessModes": ["ReadOnlyMany"], "volumeName": "e2e-volume"}
+    bodies = [
+        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "e2e-volume"},
+         "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadOnlyMany"], "storageClassName": "",
+                  "local": {"path": folder},
+                  "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}}}},
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+         "metadata": {"name": "e2e-volume", "namespace": cluster.namespace},
+         "spec": {**claim, "resources": {"requests": {"storage": "1Gi"}}}},
+        {"apiVersion": "preheat.dev/v1alpha1", "kind": "ModelCache",
+         "metadata": {"name": "from-volume", "namespace": cluster.namespace},
+         "spec": {"source": {"uri": "pvc://e2e-volume/m", "format": "GGUF"},
+                  "placement": {"nodeSelector": {"kubernetes.io/hostname": node}}}},
+    ]  # fmt: skip
+    path = ROOT / "build" / "e2e" / "volume.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump_all(bodies))
+    try:
+        cluster.kubectl("apply", "-f", str(path))
+        cluster.until("weights ready", lambda: _ready_nodes(cluster, "from-volume") == 1, 60)
+        key = (cluster.get("mc", "from-volume") or {})["status"]["key"]
+        copied = cluster.provider.node_exec(node, ["cat", f"/var/lib/preheat/{key}/model/a.gguf"])
+        assert copied == content
+    finally:
+        cluster.kubectl("delete", "-f", str(path), "--ignore-not-found", "--timeout=60s", check=False)
+        cluster.provider.node_exec(node, ["rm", "-rf", folder])
+
+
+def _ready_nodes(cluster: Cluster, cache: str) -> int:
+    return int(((cluster.get("mc", cache) or {}).get("status") or {}).get("readyNodes") or 0)
 
 
 def _cache(cluster: Cluster, service: str) -> dict[str, Any]:

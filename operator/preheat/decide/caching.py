@@ -168,7 +168,7 @@ def _plan(
         manifest_sha256=named[0].manifest_sha256 if named else before.manifest_sha256,
         total_bytes=total,
         percent=sum(state.percent for state in states) // len(states) if states else 0,
-        speed=f"{text.size(speed)}/s" if speed > 0 else None,
+        speed=text.speed(speed) if speed > 0 else None,
         eta=text.duration(max(left)) if left and not verdict.holds else None,
         ready_nodes=ready,
         desired_nodes=_desired_nodes(cache, states),

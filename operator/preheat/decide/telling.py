@@ -268,9 +268,10 @@ def _look_at_agents(wish: Wish, waiting: Sequence[PodView]) -> Telling | None:
             total = sum(r.bytes_total for _, r in told)
             left = [r.remaining_seconds for _, r in told if r.remaining_seconds is not None]
             percent = min(99, 100 * done // total) if total else 0
+            # The status moves with the percentage, not with every byte: an hour's load is a hundred writes.
             loading = LoadingStatus(
                 percent=percent,
-                bytes_done=min(done, total),
+                bytes_done=total * percent // 100,
                 bytes_total=total,
                 eta=text.duration(max(left)) if left else None,
             )

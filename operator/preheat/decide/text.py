@@ -34,3 +34,12 @@ def size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     raise AssertionError("unreachable")
+
+
+def speed(bytes_per_second: float) -> str:
+    """Return a speed with two digits: what flickers in the third is not worth a write.
+
+    >>> speed(11_342_000), speed(219_900_000)
+    ('11 MB/s', '220 MB/s')
+    """
+    return f"{size(float(f'{bytes_per_second:.2g}'))}/s"
