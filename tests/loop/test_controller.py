@@ -149,6 +149,31 @@ async def test_a_name_that_a_stranger_has_is_never_written_over() -> None:
     assert ready(kube)["reason"] == "NameTaken"
 
 
+async def test_a_spec_that_means_nothing_is_told_and_harms_nobody(kube: FakeKube) -> None:
+    """As an object of another version of the CRD would be."""
+    broken = example()
+    broken["metadata"]["name"] = "broken"
+    broken["spec"]["hardware"] = {"gpu": "many"}
+    kube.put(broken)
+    lost = {"kind": "ModelCache", "metadata": {"name": "lost", "namespace": "preheat-demo"},
+            "spec": {"source": 7}, "status": {"key": "0123456789abcdef"}}  # fmt: skip
+    kube.put(lost)
+    marked = copy.deepcopy(NODE)
+    marked["metadata"]["labels"]["cache.preheat.dev/0123456789abcdef"] = "ready"  # type: ignore[index]
+    kube.put(marked)
+    async with controller(kube):
+        await asyncio.sleep(30)
+        assert kinds(kube) == sorted([*EXPECTED, "ModelCache"])
+        for kind, name in (("LLMDeployment", "broken"), ("ModelCache", "lost")):
+            conditions = kube.store[kind, "preheat-demo", name]["status"]["conditions"]
+            assert {c["reason"] for c in conditions if c["type"] in {"Ready", "Accepted"}} == {"InvalidSpec"}
+        labels = kube.store["Node", "", "n1"]["metadata"]["labels"]
+        assert "cache.preheat.dev/0123456789abcdef" in labels, "its weights are no leftovers"
+        done = len(kube.writes)
+        await asyncio.sleep(2 * RESYNC_SECONDS)
+        assert len(kube.writes) == done
+
+
 async def test_an_api_server_that_refuses_for_a_while_only_delays(kube: FakeKube) -> None:
     kube.fail_next = 5
     async with controller(kube):

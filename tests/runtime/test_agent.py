@@ -1,5 +1,6 @@
 """The agent's real process beside a real tritonserver with a real model: what the engine hides is found."""
 
+import contextlib
 import json
 import os
 import signal
@@ -71,10 +72,9 @@ class Pod:
 
     def stop(self) -> None:
         self._stopping.set()
-        for process in (self.agent, self.engine):
-            if process is not None and process.poll() is None:
-                process.kill()
-                process.wait(10)
+        if self.agent is not None:
+            self.agent.kill()
+            self.agent.wait(10)
         self._kubelet.join()
 
     def _restart_always(self) -> None:
@@ -90,12 +90,19 @@ class Pod:
         environment = {**os.environ, **triton_environment(tree)}
         while not self._stopping.is_set():
             with (self.folder / "engine.log").open("ab") as log:
-                self.engine = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+                self.engine = subprocess.Popen(
+                    command, env=environment, stdout=log, stderr=log, start_new_session=True
+                )
             while self.engine.poll() is None and not self._stopping.wait(0.1):
                 pass
-        if self.engine is not None and self.engine.poll() is None:
-            self.engine.kill()
-            self.engine.wait(10)
+            self._end_group(self.engine)
+
+    @staticmethod
+    def _end_group(process: subprocess.Popen[bytes]) -> None:
+        """End the engine and its stubs, which outlive it, as the end of a container does."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
 
     def ask(self, path: str, timeout: float = 5) -> httpx.Response:
         return httpx.get(f"http://127.0.0.1:{self.ports['agent']}{path}", timeout=timeout, trust_env=False)

@@ -49,7 +49,7 @@ class LocalProvider:
         install_packages()
         tools = binaries()
         self.down()
-        self._claim_network()
+        self.claim_network()
         with step("control plane"):
             plane = self._start_plane(tools)
         with step("nodes"):
@@ -117,7 +117,7 @@ class LocalProvider:
         first = int(hashlib.sha256(self.name.encode()).hexdigest(), 16)
         return (Network(FIRST_NETWORK + (first + number) % NETWORKS) for number in range(NETWORKS))
 
-    def _claim_network(self) -> None:
+    def claim_network(self) -> None:
         """Take a network that no other cluster has and the machine has no route into. Makes the state folder."""
         with _claims():
             taken = {LocalProvider(name).network for name in running_clusters()}
@@ -228,7 +228,7 @@ def _claims() -> AbstractContextManager[None]:
 
 def _remove_empty_folders() -> None:
     """Remove what the last cluster leaves: the empty folders that its nodes mounted their own over."""
-    for folder in (STATE, *map(Path, OWN_FOLDERS)):
-        if folder.is_relative_to("/var/lib"):
-            with suppress(OSError):  # not empty: it is somebody's
-                folder.rmdir()
+    own = [Path(folder) for folder in OWN_FOLDERS if folder.startswith("/var/lib/")]
+    for folder in (STATE, *own):
+        with suppress(OSError):  # not empty: it is somebody's
+            folder.rmdir()

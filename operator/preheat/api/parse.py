@@ -21,26 +21,34 @@ def parse(kind: type[T], body: Mapping[str, Any]) -> T:
     A status that does not parse is dropped: it is ours to rewrite, and must never stop us.
     Raises InvalidSpecError for a spec that does not parse; the message names each field.
     """
-    metadata = body.get("metadata", {})
-    known = {
-        "name": metadata.get("name"),
-        "namespace": metadata.get("namespace"),
-        "uid": metadata.get("uid", ""),
-        "generation": metadata.get("generation", 0),
-        "labels": metadata.get("labels") or {},
-        "annotations": metadata.get("annotations") or {},
-        "spec": body.get("spec"),
-    }
-    status_model = LLMDeploymentStatus if kind is LLMDeployment else ModelCacheStatus
     try:
-        status = status_model.model_validate(body.get("status") or {})
-    except ValidationError:
-        status = status_model()
-    try:
-        return kind.model_validate({**known, "status": status})
+        return kind.model_validate({**_header(kind, body), "spec": body.get("spec")})
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
             for problem in error.errors(include_url=False)[:5]
         )
         raise InvalidSpecError(problems) from error
+
+
+def parse_header(kind: type[T], body: Mapping[str, Any]) -> T:
+    """Return an object whose spec means nothing to us: name, status and all, but no spec to look at."""
+    return kind.model_construct(**_header(kind, body))
+
+
+def _header(kind: type[T], body: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = body.get("metadata", {})
+    status_model = LLMDeploymentStatus if kind is LLMDeployment else ModelCacheStatus
+    try:
+        status = status_model.model_validate(body.get("status") or {})
+    except ValidationError:
+        status = status_model()
+    return {
+        "name": metadata.get("name"),
+        "namespace": metadata.get("namespace"),
+        "uid": metadata.get("uid", ""),
+        "generation": metadata.get("generation", 0),
+        "labels": metadata.get("labels") or {},
+        "annotations": metadata.get("annotations") or {},
+        "status": status,
+    }

@@ -60,9 +60,13 @@ async def observe_cache(cache: ModelCache, view: View, sidecars: Sidecars) -> Ca
 
 
 def observe_orphans(view: View) -> OrphanObservation:
-    """Gather every volume and node that carries our marks, and the keys of all caches."""
+    """Gather every volume and node that carries our marks, and the keys of all caches.
+
+    A cache that cannot be read has the key that its status tells: its weights are no leftovers.
+    """
+    told = {(body.get("status") or {}).get("key") for body in view.all("ModelCache")}
     return OrphanObservation(
-        keys=frozenset(cache_key(cache) for cache in caches(view, None)),
+        keys=frozenset(cache_key(cache) for cache in caches(view, None)) | {str(key) for key in told if key},
         volumes=view.all("PersistentVolume"),
         nodes=nodes(view),
     )

@@ -7,7 +7,7 @@ from datetime import datetime
 from preheat.api.constants import NODE_LABEL_PREFIX
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import ModelCache
-from preheat.api.parse import parse
+from preheat.api.parse import InvalidSpecError, parse, parse_header
 from preheat.cluster.kube import Kube
 from preheat.cluster.sidecars import Sidecars
 from preheat.config import OperatorConfig
@@ -16,6 +16,7 @@ from preheat.controller.observe import observe_cache, observe_orphans, observe_s
 from preheat.controller.view import Key, View, parents
 from preheat.decide.caching import decide_cache
 from preheat.decide.orphans import decide_orphans
+from preheat.decide.refusals import unreadable
 from preheat.decide.serving import decide_service
 from preheat.resources.metadata import Manifest
 
@@ -46,7 +47,10 @@ class Reconciler:
         return await self._cache(body)
 
     async def _service(self, body: Manifest) -> float:
-        service = parse(LLMDeployment, body)
+        try:
+            service = parse(LLMDeployment, body)
+        except InvalidSpecError as problem:
+            return await self._unreadable(parse_header(LLMDeployment, body), body, str(problem))
         seen = await observe_service(service, self.view, self.sidecars)
         now = self.clock()
         plan = decide_service(service, seen, self.config, now)
@@ -54,11 +58,20 @@ class Reconciler:
         return plan.requeue_after
 
     async def _cache(self, body: Manifest) -> float:
-        cache = parse(ModelCache, body)
+        try:
+            cache = parse(ModelCache, body)
+        except InvalidSpecError as problem:
+            return await self._unreadable(parse_header(ModelCache, body), body, str(problem))
         seen = await observe_cache(cache, self.view, self.sidecars)
         now = self.clock()
         plan = decide_cache(cache, seen, self.config, now)
         await self.writer.apply(cache, body, plan, now)
+        return plan.requeue_after
+
+    async def _unreadable(self, subject: LLMDeployment | ModelCache, body: Manifest, problem: str) -> float:
+        now = self.clock()
+        plan = unreadable(subject, problem, now)
+        await self.writer.apply(subject, body, plan, now)
         return plan.requeue_after
 
     async def _orphans(self) -> float:

@@ -10,7 +10,27 @@ from preheat.decide.conditions import Verdict
 from preheat.decide.plan import RESYNC_SECONDS, Plan
 from preheat.errors import InvalidSpec, NotOwned, PreheatError
 
-BAD = frozenset({Reason.NAME_TAKEN, Reason.CHILD_REFUSED})
+BAD = frozenset({Reason.NAME_TAKEN, Reason.CHILD_REFUSED, Reason.INVALID_SPEC})
+
+
+def unreadable(subject: LLMDeployment | ModelCache, problem: str, now: datetime) -> Plan:
+    """Say that a spec means nothing to us, and touch nothing else: what runs goes on running.
+
+    The API server lets such an object in when it was written under another version of the CRD.
+    """
+    verdict = Verdict(ConditionType.READY, False, Reason.INVALID_SPEC, problem)
+    verdicts = [
+        *say.summary(verdict, stuck=True),
+        Verdict(ConditionType.ACCEPTED, False, Reason.INVALID_SPEC, problem),
+    ]
+    before = subject.status
+    status = before.model_copy(
+        update={
+            "observed_generation": subject.generation,
+            "conditions": say.conditions(verdicts, before.conditions, subject.generation, now),
+        }
+    )
+    return Plan((), status.to_api(), tuple(say.events(verdicts, before.conditions, BAD)), RESYNC_SECONDS)
 
 
 def with_refusal(
