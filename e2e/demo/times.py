@@ -44,7 +44,8 @@ class Times:
     def print(self) -> None:
         width = max(len(what) for what, _ in self._rows)
         for what, seconds in self._rows:
-            print(f"  {what:<{width}}  {seconds:7.1f} s")
+            digits = 1 if seconds >= 1 else 2
+            print(f"  {what:<{width}}  {seconds:7.{digits}f} s")
         print(f"  {'all of it':<{width}}  {time.monotonic() - self._started:7.1f} s")
 
     def write(self, path: Path) -> None:
