@@ -174,6 +174,41 @@ async def test_a_spec_that_means_nothing_is_told_and_harms_nobody(kube: FakeKube
         assert len(kube.writes) == done
 
 
+async def test_a_stranger_with_our_labels_is_not_counted(kube: FakeKube) -> None:
+    labels = {"preheat.dev/llmdeployment": "smollm2", "preheat.dev/component": "engine",
+              "app.kubernetes.io/managed-by": "preheat"}  # fmt: skip
+    ready_pod = {
+        "conditions": [{"type": "Ready", "status": "True"}, {"type": "PodScheduled", "status": "True"}]
+    }
+    for kind in ("Pod", "Deployment"):
+        kube.put({"kind": kind, "metadata": {"name": "stranger", "namespace": "preheat-demo", "labels": labels},
+                  "status": ready_pod})  # fmt: skip
+    async with controller(kube):
+        await asyncio.sleep(30)
+        status = kube.store["LLMDeployment", "preheat-demo", "smollm2"]["status"]
+        assert (status["replicas"], status["readyReplicas"]) == (0, 0)
+        assert [child["name"] for child in status["children"]] == ["smollm2-e51a87d83c-l4"]
+
+
+async def test_what_a_namesake_left_is_waited_for_and_not_taken_over(kube: FakeKube) -> None:
+    """Deleted and applied again at once: the garbage collector has not come by yet."""
+    left = {
+        "kind": "Service",
+        "metadata": {
+            "name": "smollm2", "namespace": "preheat-demo",
+            "ownerReferences": [{"kind": "LLMDeployment", "name": "smollm2", "uid": "old", "controller": True}],
+        },
+    }  # fmt: skip
+    kube.put(left)
+    async with controller(kube):
+        await asyncio.sleep(20)
+        assert ready(kube)["reason"] == "ChildRefused"
+        assert "waiting until it is gone" in ready(kube)["message"]
+        kube.remove("Service", "preheat-demo", "smollm2")
+        await asyncio.sleep(90)
+        assert kinds(kube) == EXPECTED
+
+
 async def test_an_api_server_that_refuses_for_a_while_only_delays(kube: FakeKube) -> None:
     kube.fail_next = 5
     async with controller(kube):

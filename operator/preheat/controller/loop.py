@@ -13,6 +13,8 @@ from preheat.controller.view import Key
 from preheat.decide.plan import RESYNC_SECONDS
 from preheat.errors import PreheatError
 
+GAP_SECONDS = 0.3
+"""Rest between two passes over one object, however often it is woken: a thousand pods come one by one."""
 BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 Reconcile = Callable[[Key], Awaitable[float | None]]
@@ -66,7 +68,8 @@ class Loops:
                 if delay is None and not wakeup.is_set():
                     return
                 failures = 0 if ok else failures + 1
-                await _wait(wakeup, delay or 0.0)
+                await asyncio.sleep(GAP_SECONDS)
+                await _wait(wakeup, max(0.0, (delay or 0.0) - GAP_SECONDS))
         finally:
             del self._tasks[key], self._wakeups[key]
 

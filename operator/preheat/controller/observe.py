@@ -9,7 +9,17 @@ from preheat.api.parse import InvalidSpecError, parse
 from preheat.cluster.sidecars import Sidecars
 from preheat.controller.view import View
 from preheat.decide.caching import CacheObservation
-from preheat.decide.observed import AgentReport, DeploymentView, JobView, NodeView, PodView, WarmerReport
+from preheat.decide.observed import (
+    AgentReport,
+    DeploymentView,
+    JobView,
+    NodeView,
+    PodView,
+    WarmerReport,
+    controller_name,
+    is_controlled_by,
+    is_replica_of,
+)
 from preheat.decide.orphans import OrphanObservation
 from preheat.decide.wish import ServiceObservation
 from preheat.resources.caching import cache_key
@@ -19,11 +29,16 @@ from preheat.resources.metadata import Manifest
 async def observe_service(service: LLMDeployment, view: View, sidecars: Sidecars) -> ServiceObservation:
     """Gather what a pass over one LLMDeployment looks at. Agents of pods on their way are asked."""
     parent = ("LLMDeployment", service.namespace, service.name)
-    pods = [PodView.from_body(body, main="engine") for body in view.children(parent, "Pod")]
+    deployments = [b for b in view.children(parent, "Deployment") if is_controlled_by(b, service.uid)]
+    ours = {body["metadata"]["name"] for body in deployments}
+    pods = [
+        PodView.from_body(body, main="engine")
+        for body in view.children(parent, "Pod")
+        if is_replica_of(body, ours)
+    ]
     reports = await sidecars.agents(
         {pod.name: pod.ip for pod in pods if pod.ip and not pod.ready and not pod.deleting}
     )
-    deployments = view.children(parent, "Deployment")
     return ServiceObservation(
         nodes=nodes(view),
         deployments=[DeploymentView.from_body(body) for body in deployments],
@@ -40,8 +55,12 @@ async def observe_service(service: LLMDeployment, view: View, sidecars: Sidecars
 async def observe_cache(cache: ModelCache, view: View, sidecars: Sidecars) -> CacheObservation:
     """Gather what a pass over one ModelCache looks at. Warmers that run are asked, last words are read."""
     parent = ("ModelCache", cache.namespace, cache.name)
+    jobs = [body for body in view.children(parent, "Job") if is_controlled_by(body, cache.uid)]
+    ours = {body["metadata"]["name"] for body in jobs}
     newest: dict[str, PodView] = {}
     for body in sorted(view.children(parent, "Pod"), key=_created):
+        if controller_name(body, "Job") not in ours:
+            continue
         pod = PodView.from_body(body, main="warmer")
         if pod.job_node is not None:
             newest[pod.job_node] = pod
@@ -53,7 +72,7 @@ async def observe_cache(cache: ModelCache, view: View, sidecars: Sidecars) -> Ca
             reports[node] = last_words
     return CacheObservation(
         nodes=nodes(view),
-        jobs=[JobView.from_body(body) for body in view.children(parent, "Job")],
+        jobs=[JobView.from_body(body) for body in jobs],
         reports=reports,
         pods=newest,
     )

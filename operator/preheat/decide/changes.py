@@ -3,7 +3,7 @@
 from typing import Any
 
 from preheat.decide.observed import Body, is_controlled_by
-from preheat.errors import NotOwned
+from preheat.errors import NotOwned, Unavailable
 from preheat.resources.metadata import Manifest
 from preheat.resources.names import digest
 
@@ -18,14 +18,33 @@ def is_ours(desired: Manifest, live: Body) -> bool:
 
 
 def check_owner(desired: Manifest, live: Body) -> None:
-    """Refuse to write over an object of somebody else. Raises NotOwned, naming it."""
+    """Refuse to write over an object of somebody else. Raises NotOwned, naming it.
+
+    Raises Unavailable while what an object of the same name left behind is on its way out.
+    """
     if is_ours(desired, live):
         return
     metadata = desired["metadata"]
+    if _is_of_a_namesake(desired, live):
+        raise Unavailable(
+            f"{desired['kind']} {metadata['name']} is of an object of the same name that was deleted; "
+            "waiting until it is gone"
+        )
     where = f" in namespace {metadata['namespace']}" if "namespace" in metadata else ""
     raise NotOwned(
         f"{desired['kind']} {metadata['name']}{where} exists and belongs to somebody else. "
         "Rename or delete it, or choose another name."
+    )
+
+
+def _is_of_a_namesake(desired: Manifest, live: Body) -> bool:
+    """Tell whether the live object's owner had the same kind and name: it was deleted and made again."""
+    mine = (desired["metadata"].get("ownerReferences") or [{}])[0]
+    theirs = live["metadata"].get("ownerReferences") or ()
+    return any(
+        other.get("controller")
+        and (other.get("kind"), other.get("name")) == (mine.get("kind"), mine.get("name"))
+        for other in theirs
     )
 
 

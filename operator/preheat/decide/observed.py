@@ -3,7 +3,7 @@
 ``None`` means "not there" or "not known", never zero.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -306,6 +306,21 @@ def parse_time(text: str | None) -> datetime | None:
         return None
 
 
+def controller_name(body: Body, kind: str) -> str | None:
+    """Return the name of the controller of an object if it is of this kind."""
+    references = body["metadata"].get("ownerReferences") or ()
+    return next((r.get("name") for r in references if r.get("controller") and r.get("kind") == kind), None)
+
+
+def is_replica_of(pod: Body, deployments: Collection[str]) -> bool:
+    """Tell whether a pod belongs to one of these Deployments.
+
+    Labels alone do not tell: anybody can set them. A ReplicaSet is named after its Deployment and a hash.
+    """
+    replica_set = controller_name(pod, "ReplicaSet") or ""
+    return replica_set.rpartition("-")[0] in deployments
+
+
 def is_controlled_by(body: Body, uid: str) -> bool:
     """Tell whether the object with this uid is the controller of an object."""
     return any(
@@ -328,6 +343,8 @@ __all__ = [
     "WarmerReport",
     "condition",
     "condition_of",
+    "controller_name",
     "is_controlled_by",
+    "is_replica_of",
     "parse_time",
 ]

@@ -8,6 +8,7 @@ the agent can read how far the engine's load is.
 """
 
 import json
+import re
 from typing import Any
 
 from preheat.api.constants import (
@@ -27,6 +28,7 @@ from preheat.api.constants import (
 from preheat.api.gpu import GPU_MODELS, LABEL_ACCELERATOR, LABEL_PRODUCT, GPUType
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.config import OperatorConfig
+from preheat.errors import InvalidSpec
 from preheat.resources.engines.base import REPOSITORY_DIRECTORY, WEIGHTS_DIRECTORY, Rendering
 from preheat.resources.metadata import Manifest
 
@@ -166,8 +168,17 @@ def _agent(service: LLMDeployment, rendering: Rendering, config: OperatorConfig)
 
 
 def agent_config(service: LLMDeployment, rendering: Rendering) -> str:
-    """Return the agent's configuration as JSON (the contract is in runtime/agent/README.md)."""
+    """Return the agent's configuration as JSON (the contract is in runtime/agent/README.md).
+
+    Raises InvalidSpec for an expectation that is no regular expression.
+    """
     health = service.spec.health
+    try:
+        re.compile(health.canary.expect or "")
+    except re.error as error:
+        raise InvalidSpec(
+            f"spec.health.canary.expect {health.canary.expect!r} is no regular expression: {error}"
+        ) from error
     canary: dict[str, Any] = {
         **health.canary.to_api(),
         "inputName": rendering.input_name,

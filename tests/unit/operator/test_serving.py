@@ -143,6 +143,12 @@ def test_what_the_engine_cannot_do_touches_no_child() -> None:
     assert status(plan, "Reconciling") == "False"
 
 
+def test_an_expectation_that_is_no_pattern_is_refused_before_any_pod_is_made() -> None:
+    plan = decide(a_service(health={"canary": {"expect": "(unclosed"}}))
+    assert plan.writes == ()
+    assert reason(plan) == "InvalidSpec"
+
+
 def test_a_cache_made_ahead_of_time_with_the_same_source_is_used() -> None:
     service = a_service()
     plan = decide(service, caches=[a_cache("ahead")])
