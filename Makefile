@@ -11,6 +11,7 @@ PROVIDER ?= auto
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 PYTEST := $(BIN)/python -m pytest
+RESULTS := build/test
 
 .PHONY: help
 help: ## list the targets
@@ -74,7 +75,12 @@ build: venv ## build the Python distribution into dist/
 # --- check
 
 .PHONY: test
-test: lint test-unit test-integration test-runtime test-e2e ## everything: what CI runs
+test: forget-results lint test-unit test-integration test-runtime test-e2e ## everything: what CI runs
+	@echo; $(BIN)/python tests/summary.py $(RESULTS)
+
+.PHONY: forget-results
+forget-results:
+	@rm -rf $(RESULTS)
 
 .PHONY: lint
 lint: venv ## formatting, lint, types, layers, generated files
@@ -89,19 +95,19 @@ lint: venv ## formatting, lint, types, layers, generated files
 
 .PHONY: test-unit
 test-unit: venv ## pure code, golden files, the loop on virtual time: seconds
-	$(PYTEST) --doctest-modules operator/preheat tests/unit tests/golden tests/loop
+	$(PYTEST) --junitxml=$(RESULTS)/unit.xml --doctest-modules operator/preheat tests/unit tests/golden tests/loop
 
 .PHONY: test-integration
 test-integration: venv ## a real kube-apiserver: schema, ownership, drift, deletion
-	$(PYTEST) tests/integration
+	$(PYTEST) --junitxml=$(RESULTS)/integration.xml tests/integration
 
 .PHONY: test-runtime
 test-runtime: venv ## agent, warmer and engine as real processes, against a real Triton
-	$(PYTEST) tests/runtime
+	$(PYTEST) --junitxml=$(RESULTS)/runtime.xml tests/runtime
 
 .PHONY: test-e2e
 test-e2e: venv ## a real cluster of its own: weights, scheduling, serving, healing
-	$(PYTEST) e2e/tests --provider $(PROVIDER)
+	$(PYTEST) --junitxml=$(RESULTS)/e2e.xml e2e/tests --provider $(PROVIDER)
 
 .PHONY: clean
 clean: ## remove what was built here (the caches outside the checkout stay)
