@@ -14,13 +14,12 @@ def test_a_model_is_warmed_loaded_probed_and_answers(cluster: Cluster, service: 
     seen: list[tuple[str, int, str | None]] = []
 
     def is_ready() -> bool:
-        body = cluster.get("llmd", name)
-        assert body is not None
-        loading = (body.get("status") or {}).get("loading")
-        reason = cluster.ready(name).get("reason", "")
-        if loading:
-            seen.append((reason, loading["percent"], loading.get("eta")))
-        return cluster.ready(name).get("status") == "True"
+        status = (cluster.get("llmd", name) or {}).get("status") or {}
+        ready = next((c for c in status.get("conditions", ()) if c["type"] == "Ready"), {})
+        if "loading" in status:
+            loading = status["loading"]
+            seen.append((ready.get("reason", ""), loading["percent"], loading.get("eta")))
+        return ready.get("status") == "True"
 
     cluster.until("Ready", is_ready, 120)
     for stage in ("WeightsFetching", "ModelLoading"):
