@@ -15,7 +15,8 @@ def test_a_model_is_warmed_loaded_probed_and_answers(cluster: Cluster, service: 
 
     def is_ready() -> bool:
         status = (cluster.get("llmd", name) or {}).get("status") or {}
-        ready = next((c for c in status.get("conditions", ()) if c["type"] == "Ready"), {})
+        conditions = {c["type"]: c for c in status.get("conditions", ())}
+        ready = conditions.get("Ready", {})
         if "loading" in status:
             loading = status["loading"]
             seen.append((ready.get("reason", ""), loading["percent"], loading.get("eta")))

@@ -41,7 +41,8 @@ def decide_cache(cache: ModelCache, seen: CacheObservation, config: OperatorConf
     matching = matching_nodes(cache.spec.placement, seen.nodes)
     chosen = _choose(cache, matching, seen, key)
     jobs = {job.node: job for job in seen.jobs if not job.deleting}
-    states = [_node_status(node, jobs.get(node.name), seen, key) for node in chosen]
+    told = {node.name: node for node in cache.status.nodes}
+    states = [_node_status(node, jobs.get(node.name), seen, key, told.get(node.name)) for node in chosen]
     writes: list[Write] = [
         *_stale_jobs(seen, {node.name for node in seen.nodes}, cache, now),
         *(Apply(volume, once=True) for volume in caching.make_volumes(cache, config)),
@@ -98,11 +99,24 @@ _STATES = {
 }
 
 
-def _node_status(node: NodeView, job: JobView | None, seen: CacheObservation, key: str) -> NodeCacheStatus:
+_AT_IT = frozenset({NodeCacheState.LISTING, NodeCacheState.FETCHING, NodeCacheState.VERIFYING})
+
+
+def _node_status(
+    node: NodeView,
+    job: JobView | None,
+    seen: CacheObservation,
+    key: str,
+    before: NodeCacheStatus | None,
+) -> NodeCacheStatus:
+    """Return how far a node is. A warmer that is silent for a moment is where it was: silence is not zero."""
     if key in node.caches:
         return NodeCacheStatus(name=node.name, state=NodeCacheState.READY, percent=100)
     report, pod = seen.reports.get(node.name), seen.pods.get(node.name)
     percent = _percent(report)
+    if percent is None:
+        percent = before.percent if before is not None and job is not None else 0
+    percent = min(percent, 99)
     if job is not None and job.state is JobState.FAILED:
         return NodeCacheStatus(
             name=node.name,
@@ -112,11 +126,12 @@ def _node_status(node: NodeView, job: JobView | None, seen: CacheObservation, ke
             message=(report.message if report else "The warmer gave up; see the logs of its Job.")[:512],
         )
     if report is not None and report.state in _STATES:
-        return NodeCacheStatus(name=node.name, state=_STATES[report.state], percent=min(percent, 99))
+        return NodeCacheStatus(name=node.name, state=_STATES[report.state], percent=percent)
     why = _pod_trouble(pod)
+    waits = before is None or before.state not in _AT_IT or job is None or why is not None
     return NodeCacheStatus(
         name=node.name,
-        state=NodeCacheState.PENDING,
+        state=NodeCacheState.PENDING if waits or before is None else before.state,
         percent=percent,
         reason=why[0] if why else None,
         message=why[1][:512] if why else None,
@@ -133,9 +148,9 @@ def _pod_trouble(pod: PodView | None) -> tuple[str, str] | None:
     return None
 
 
-def _percent(report: WarmerReport | None) -> int:
+def _percent(report: WarmerReport | None) -> int | None:
     if report is None or report.bytes_total <= 0:
-        return 0
+        return None
     return min(100, 100 * report.bytes_done // report.bytes_total)
 
 

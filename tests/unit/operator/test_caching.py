@@ -101,6 +101,22 @@ def test_progress_is_said_with_speed_and_time_left() -> None:
     assert plan.status["nodes"][0]["state"] == "Fetching"
 
 
+def test_a_warmer_that_is_silent_for_a_moment_is_where_it_was() -> None:
+    """Between its last answer and its last words nobody answers; a new one lists before it counts."""
+    before = {"nodes": [{"name": "n1", "state": "Fetching", "percent": 93}]}
+    silent = decide(a_cache(status=before), jobs=[a_job()])
+    assert silent.status is not None
+    assert silent.status["nodes"] == [{"name": "n1", "state": "Fetching", "percent": 93}]
+    listing = decide(
+        a_cache(status=before), jobs=[a_job()], reports={"n1": WarmerReport("Listing", 0, 0, 0, None)}
+    )
+    assert listing.status is not None
+    assert listing.status["percent"] == 93
+    anew = decide(a_cache(status=before))
+    assert anew.status is not None
+    assert anew.status["percent"] == 0, "no Job: it begins anew"
+
+
 def test_no_node_is_said_with_numbers() -> None:
     plan = decide(a_cache(placement={"gpuTypes": ["nvidia-l4"]}), nodes=[a_node(product="NVIDIA-A10G")])
     assert ready(plan)["reason"] == "NoMatchingNode"
