@@ -15,7 +15,7 @@ def test_a_model_is_warmed_loaded_probed_and_answers(cluster: Cluster, service: 
 
     def is_ready() -> bool:
         status = (cluster.get("llmd", name) or {}).get("status") or {}
-        conditions = {c["type"]: c for c in status.get("conditions", ())}
+        conditions: dict[str, dict[str, str]] = {c["type"]: c for c in status.get("conditions", ())}
         ready = conditions.get("Ready", {})
         if "loading" in status:
             loading = status["loading"]
