@@ -50,7 +50,7 @@ class View:
         """Take in an object unless a newer version is known; tell whether anything changed."""
         key, version = key_of(body), _version(body)
         known = self._objects.get(key)
-        if known is not None and _version(known) >= version and _uid(known) == _uid(body):
+        if known is not None and not _is_newer(body, known):
             return False
         if self._tombs.get(key, -1) >= version:
             return False
@@ -118,6 +118,12 @@ def parents(body: Manifest) -> list[Key]:
     if LABEL_CACHE in labels:
         found.append(("ModelCache", namespace, labels[LABEL_CACHE]))
     return found
+
+
+def _is_newer(body: Manifest, known: Manifest) -> bool:
+    """Tell whether a message is newer than what is known. A late one about a predecessor is not."""
+    version, known_version = _version(body), _version(known)
+    return version > known_version or (version == known_version and _uid(body) != _uid(known))
 
 
 def _version(body: Manifest) -> int:

@@ -122,7 +122,7 @@ def _node_status(
             name=node.name,
             state=NodeCacheState.FAILED,
             percent=percent,
-            reason=report.reason if report and report.reason else "WarmerFailed",
+            reason=(report.reason if report and report.reason else "WarmerFailed")[:64],
             message=(report.message if report else "The warmer gave up; see the logs of its Job.")[:512],
         )
     if report is not None and report.state in _STATES:

@@ -96,15 +96,14 @@ class AgentReport:
     @classmethod
     def from_json(cls, body: Body) -> "AgentReport":
         """Return the report. Raises KeyError, TypeError or ValueError for an answer that is none."""
-        load = body["load"]
-        remaining = load.get("remainingSeconds")
+        load = _mapping(_mapping(body)["load"])
         return cls(
             state=AgentState(body["state"]),
             reason=str(body.get("reason") or ""),
             message=str(body.get("message") or ""),
-            bytes_done=int(load["bytesLoaded"]),
-            bytes_total=int(load["bytesTotal"]),
-            remaining_seconds=None if remaining is None else float(remaining),
+            bytes_done=int(_amount(load["bytesLoaded"])),
+            bytes_total=int(_amount(load["bytesTotal"])),
+            remaining_seconds=_amount_or_none(load.get("remainingSeconds")),
         )
 
 
@@ -269,20 +268,46 @@ class WarmerReport:
 
     @classmethod
     def from_json(cls, body: Body) -> "WarmerReport":
-        """Return the report. Raises TypeError or ValueError for an answer that is none."""
-        total = int(body.get("bytesTotal") or 0)
-        remaining = body.get("remainingSeconds")
+        """Return the report. Raises KeyError, TypeError or ValueError for an answer that is none."""
+        body = _mapping(body)
+        total = int(_amount(body.get("bytesTotal") or 0))
         return cls(
             state=str(body["state"]),
-            bytes_done=int(body.get("bytesDone") or (total if body["state"] == "Published" else 0)),
+            bytes_done=int(_amount(body.get("bytesDone") or (total if body["state"] == "Published" else 0))),
             bytes_total=total,
-            bytes_per_second=float(body.get("bytesPerSecond") or 0.0),
-            remaining_seconds=None if remaining is None else float(remaining),
-            reason=str(body.get("reason") or ""),
-            message=str(body.get("message") or ""),
-            manifest_sha256=body.get("manifestSHA256"),
-            resolved_revision=body.get("resolvedRevision"),
+            bytes_per_second=_amount(body.get("bytesPerSecond") or 0.0),
+            remaining_seconds=_amount_or_none(body.get("remainingSeconds")),
+            reason=str(body.get("reason") or "")[:64],
+            message=str(body.get("message") or "")[:512],
+            manifest_sha256=str(body.get("manifestSHA256") or "")[:64] or None,
+            resolved_revision=str(body.get("resolvedRevision") or "")[:128] or None,
         )
+
+
+MOST = float(2**62)
+"""No honest size or time is larger; what is, no status could hold."""
+
+
+def _mapping(body: Any) -> Body:
+    """Return a JSON object. A pod answers what it likes. Raises TypeError for anything else."""
+    if not isinstance(body, Mapping):
+        raise TypeError(f"an answer must be an object, not {type(body).__name__}")
+    return body
+
+
+def _amount(value: Any) -> float:
+    """Return a size or a time. Raises ValueError for what is negative, endless or no number."""
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError("a number that large is no size and no time") from error
+    if not 0 <= number <= MOST:
+        raise ValueError(f"{number!r} is no size and no time")
+    return number
+
+
+def _amount_or_none(value: Any) -> float | None:
+    return None if value is None else _amount(value)
 
 
 def condition_of(body: Body, kind: str) -> Body:

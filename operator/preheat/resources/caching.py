@@ -232,7 +232,7 @@ def _warmer_config(cache: ModelCache, node: str, config: OperatorConfig) -> str:
         "parallelism": 4,
         "nodeName": node,
     }
-    return json.dumps(settings, sort_keys=True).replace("$(", "$$(")
+    return json.dumps(settings, sort_keys=True).replace("$", "$$")
 
 
 def tolerations(cache: ModelCache) -> list[Manifest]:

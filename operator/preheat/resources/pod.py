@@ -198,8 +198,8 @@ def agent_config(service: LLMDeployment, rendering: Rendering) -> str:
         "drainTimeoutSeconds": service.spec.runtime.drain_seconds,
         "endpointDelaySeconds": ENDPOINT_DELAY_SECONDS,
     }
-    # Kubernetes expands $(NAME) in values; what a user wrote must reach the agent as it is.
-    text = json.dumps(settings, sort_keys=True).replace("$(", "$$(")
+    # Kubernetes expands $(NAME) in values and halves $$; what a user wrote must reach the agent as it is.
+    text = json.dumps(settings, sort_keys=True).replace("$", "$$")
     return text.removesuffix("}") + ', "adminKey": "$(POD_UID)"}'
 
 

@@ -1,0 +1,104 @@
+"""Which nodes can take what: GPU type, labels, taints, and how replicas are split over GPU types."""
+
+from typing import Any
+
+import pytest
+from preheat.api.gpu import GPU_MODELS, GPUType
+from preheat.api.modelcache import PlacementSpec, Toleration
+from preheat.decide.observed import NodeView, Taint
+from preheat.decide.placement import gpu_type_of, is_tolerated, matching_nodes, split_over_types
+
+from tests.builders import a_node, a_service
+
+TEAM = Taint("team", "search", "NoSchedule")
+TOLERATIONS: dict[str, tuple[dict[str, str], Taint, bool]] = {
+    "the same key and value": ({"key": "team", "value": "search"}, TEAM, True),
+    "another value": ({"key": "team", "value": "ads"}, TEAM, False),
+    "another key": ({"key": "owner", "value": "search"}, TEAM, False),
+    "Exists asks for no value": ({"key": "team", "operator": "Exists"}, TEAM, True),
+    "Exists without a key means every key": ({"operator": "Exists"}, TEAM, True),
+    "the same effect": ({"key": "team", "operator": "Exists", "effect": "NoSchedule"}, TEAM, True),
+    "another effect": ({"key": "team", "operator": "Exists", "effect": "NoExecute"}, TEAM, False),
+    "an empty value is a value": ({"key": "team"}, Taint("team", "", "NoSchedule"), True),
+}
+
+
+@pytest.mark.parametrize("case", TOLERATIONS)
+def test_a_toleration_means_what_it_means_to_kubernetes(case: str) -> None:
+    toleration, taint, want = TOLERATIONS[case]
+    assert is_tolerated(taint, [Toleration.model_validate(toleration)]) is want
+
+
+def test_nothing_tolerated_is_nothing_tolerated_but_a_preference_keeps_nobody_away() -> None:
+    assert not is_tolerated(TEAM, [])
+    assert not is_tolerated(Taint("team", "", "NoExecute"), [])
+    assert is_tolerated(Taint("team", "search", "PreferNoSchedule"), [])
+
+
+@pytest.mark.parametrize("gpu_type", GPUType)
+def test_every_gpu_type_is_known_by_every_label_it_goes_by(gpu_type: GPUType) -> None:
+    model = GPU_MODELS[gpu_type]
+    assert model.products
+    for product in model.products:
+        assert gpu_type_of(a_node(product=product)) is gpu_type
+    for accelerator in model.accelerators:
+        node = a_node(product="?", labels={"cloud.google.com/gke-accelerator": accelerator})
+        assert gpu_type_of(node) is gpu_type
+
+
+def test_a_node_without_a_label_we_know_has_no_gpu_type() -> None:
+    assert gpu_type_of(a_node(product="Voodoo-2")) is None
+    bare = NodeView("cpu", {}, (), True, True, {}, frozenset())
+    assert gpu_type_of(bare) is None
+
+
+NODES = [
+    a_node("z-l4"),
+    a_node("a-l4", labels={"zone": "eu"}),
+    a_node("t4", "Tesla-T4"),
+    a_node("cpu", "none"),
+    a_node("down", ready=False),
+    a_node("cordoned", schedulable=False),
+    a_node("gpu-tainted", taints=(Taint("nvidia.com/gpu", "present", "NoSchedule"),)),
+    a_node("team", taints=(TEAM,)),
+]
+PLACEMENTS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "nothing asked: every node that may be used": ({}, ["a-l4", "cpu", "gpu-tainted", "t4", "z-l4"]),
+    "a GPU type": ({"gpuTypes": ["nvidia-t4"]}, ["t4"]),
+    "a label": ({"nodeSelector": {"zone": "eu"}}, ["a-l4"]),
+    "both": ({"gpuTypes": ["nvidia-t4"], "nodeSelector": {"zone": "eu"}}, []),
+    "a toleration": (
+        {"gpuTypes": ["nvidia-l4"], "tolerations": [{"key": "team", "operator": "Exists"}]},
+        ["a-l4", "gpu-tainted", "team", "z-l4"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PLACEMENTS)
+def test_nodes_match_by_everything_that_is_asked_and_are_told_by_name(case: str) -> None:
+    placement, want = PLACEMENTS[case]
+    found = matching_nodes(PlacementSpec.model_validate(placement), reversed(NODES))
+    assert [node.name for node in found] == want
+
+
+L4, T4 = GPUType.NVIDIA_L4, GPUType.NVIDIA_T4
+SPLITS: dict[str, tuple[int, int, list[NodeView], dict[GPUType, int]]] = {
+    "all on the first type": (2, 1, [a_node(gpus=4), a_node("t", "Tesla-T4", gpus=4)], {L4: 2, T4: 0}),
+    "the rest on the next": (5, 1, [a_node(gpus=4), a_node("t", "Tesla-T4", gpus=4)], {L4: 4, T4: 1}),
+    "no room anywhere: they wait with the first": (
+        9, 1, [a_node(gpus=4), a_node("t", "Tesla-T4", gpus=4)], {L4: 5, T4: 4},
+    ),
+    "no node at all": (2, 1, [], {L4: 2, T4: 0}),
+    "a replica's GPUs lie on one node": (2, 2, [a_node("a", gpus=3), a_node("b", gpus=1)], {L4: 2, T4: 0}),
+    "a node that is down offers nothing": (1, 1, [a_node(ready=False), a_node("t", "Tesla-T4")], {L4: 0, T4: 1}),
+    "none asked": (0, 1, [a_node()], {L4: 0, T4: 0}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPLITS)
+def test_replicas_go_to_the_preferred_type_as_far_as_its_nodes_reach(case: str) -> None:
+    replicas, count, nodes, want = SPLITS[case]
+    service = a_service(hardware={"gpu": {"types": ["nvidia-l4", "nvidia-t4"], "count": count}})
+    shares = split_over_types(service, replicas, nodes)
+    assert shares == want
+    assert sum(shares.values()) == replicas
