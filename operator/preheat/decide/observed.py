@@ -284,8 +284,8 @@ class WarmerReport:
         )
 
 
-MOST = float(2**62)
-"""No honest size or time is larger; what is, no status could hold."""
+MOST = float(2**50)
+"""No honest size or time is larger; a thousand nodes' worth of more, no status could hold."""
 
 
 def _mapping(body: Any) -> Body:

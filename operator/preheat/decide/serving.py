@@ -83,12 +83,17 @@ def _deletions(
     wish: Wish,
     old_replicas: Mapping[str, int],
 ) -> list[Write]:
-    """Return what may go: revisions beyond the history limit that run nothing, and caches nobody uses."""
+    """Return what may go: revisions beyond the history limit that run nothing, and caches nobody uses.
+
+    And Deployments whose revision somebody deleted, once nothing of them is needed: they cannot be shrunk.
+    """
     running = {view.revision for view in seen.deployments if view.replicas > 0}
     running |= {pod.revision for pod in seen.pods}
     running |= {view.revision for view in seen.deployments if old_replicas.get(view.name, 0) > 0}
     gone = {revision.id for revision in stored} - kept - running
     used_caches = {r.cache for r in stored if r.id not in gone} | {wish.cache}
+    pinned = {names.child_name(service.name, r.id, r.gpu_type) for r in stored}
+    unpinned = {name for name, count in old_replicas.items() if count == 0 and name not in pinned}
     result: list[Write] = []
     for body in seen.children:
         metadata = body["metadata"]
@@ -96,7 +101,8 @@ def _deletions(
             continue
         revision = (metadata.get("labels") or {}).get(LABEL_REVISION)
         is_unused_cache = body["kind"] == "ModelCache" and metadata["name"] not in used_caches
-        if is_unused_cache or revision in gone:
+        is_unpinned = body["kind"] == "Deployment" and metadata["name"] in unpinned
+        if is_unused_cache or is_unpinned or revision in gone:
             result.append(Delete(body["kind"], service.namespace, metadata["name"], metadata.get("uid", "")))
     return result
 

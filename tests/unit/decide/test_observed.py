@@ -7,6 +7,7 @@ import pytest
 from preheat.config import OperatorConfig
 from preheat.decide.caching import CacheObservation, decide_cache
 from preheat.decide.observed import (
+    MOST,
     AgentReport,
     AgentState,
     JobState,
@@ -129,3 +130,8 @@ def test_waiting_is_trouble_only_where_it_is(reason: str, want: str | None) -> N
     statuses = [{"name": "agent", "state": {"waiting": {"reason": reason}}}]
     body = {"metadata": {"name": "p"}, "status": {"initContainerStatuses": statuses}}
     assert PodView.from_body(body, main="engine").waiting_reason == want
+
+
+def test_the_most_that_is_believed_fits_into_the_status_of_a_thousand_nodes() -> None:
+    """The API server refuses a status with more than an int64: then nothing at all would be told."""
+    assert 1000 * MOST < 2**63

@@ -3,14 +3,15 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from preheat.config import OperatorConfig
 from preheat.decide.caching import RETRY_SECONDS, CacheObservation, decide_cache
 from preheat.decide.observed import JobState, JobView, Taint, WarmerReport
 from preheat.decide.orphans import OrphanObservation, decide_orphans
-from preheat.decide.plan import Apply, Delete, LabelNode, Plan
-from preheat.resources.caching import cache_key, make_volumes, make_warmer
+from preheat.decide.plan import POLL_SECONDS, RESYNC_SECONDS, Apply, Delete, LabelNode, Plan
+from preheat.resources.caching import cache_key, make_claims, make_volumes, make_warmer
 
-from tests.builders import a_cache, a_node
+from tests.builders import a_cache, a_node, a_pod
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = OperatorConfig()
@@ -157,3 +158,132 @@ def test_leftovers_that_no_owner_can_delete_are_taken_away() -> None:
     assert [w.name for w in again.writes if isinstance(w, Delete)] == [released["metadata"]["name"]]
     gone = decide_orphans(OrphanObservation(frozenset(), volumes, nodes))
     assert len([w for w in gone.writes if isinstance(w, Delete)]) == 3
+
+
+def test_the_choice_does_not_hang_on_the_order_in_which_nodes_are_seen() -> None:
+    nodes = [a_node(name) for name in ("c", "a", "d", "b")]
+    cache = a_cache(placement={"nodes": 2})
+    assert warmed(decide(cache, nodes=nodes)) == warmed(decide(cache, nodes=nodes[::-1])) == ["a", "b"]
+
+
+def test_a_node_that_is_at_it_is_not_given_up_for_one_that_comes_first_by_name() -> None:
+    cache = a_cache(placement={"nodes": 1})
+    plan = decide(cache, nodes=[a_node("a"), a_node("z")], jobs=[a_job("z")])
+    assert plan.status is not None
+    assert [node["name"] for node in plan.status["nodes"]] == ["z"]
+    assert warmed(plan) == []
+
+
+def test_a_node_that_holds_the_weights_is_kept_before_one_that_is_at_it() -> None:
+    cache = a_cache(placement={"nodes": 1})
+    nodes = [a_node("a"), a_node("z", caches=frozenset({cache_key(cache)}))]
+    plan = decide(cache, nodes=nodes, jobs=[a_job("a")])
+    assert plan.status is not None
+    assert [node["name"] for node in plan.status["nodes"]] == ["z"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nodes", "reason", "summary"),
+    [
+        (None, 2, "WeightsFetching", "0/2"),
+        (1, 2, "WeightsFetching", "0/1"),
+        (3, 2, "NoMatchingNode", "0/3"),
+        (None, 0, "NoMatchingNode", "0/0"),
+        (0, 2, "WeightsReady", "0/0"),
+        (0, 0, "WeightsReady", "0/0"),
+    ],
+)
+def test_what_is_wanted_is_compared_with_the_nodes_there_are(
+    wanted: int | None, nodes: int, reason: str, summary: str
+) -> None:
+    placement = {} if wanted is None else {"nodes": wanted}
+    plan = decide(a_cache(placement=placement), nodes=[a_node(f"n{n}") for n in range(nodes)])
+    assert plan.status is not None
+    assert (ready(plan)["reason"], plan.status["nodeSummary"]) == (reason, summary)
+
+
+@pytest.mark.parametrize("after", [0.0, RETRY_SECONDS - 1, RETRY_SECONDS, RETRY_SECONDS + 1])
+def test_a_failed_warmer_is_replaced_after_its_time_and_not_before(after: float) -> None:
+    job = a_job(state=JobState.FAILED, ended=NOW - timedelta(seconds=after))
+    plan = decide(a_cache(), jobs=[job])
+    gone = [w.name for w in plan.writes if isinstance(w, Delete)]
+    assert gone == (["job-n1"] if after > RETRY_SECONDS else [])
+    assert plan.requeue_after < RETRY_SECONDS, "somebody must look again in time"
+    assert warmed(plan) == [], "its name is still taken"
+
+
+def test_a_job_that_is_being_deleted_is_waited_for() -> None:
+    leaving = JobView("job-n1", "uid", "n1", JobState.FAILED, NOW - timedelta(days=1), deleting=True)
+    plan = decide(a_cache(), jobs=[leaving])
+    assert [w for w in plan.writes if isinstance(w, Delete)] == []
+
+
+def test_a_job_of_a_node_that_is_only_away_for_a_moment_stays() -> None:
+    plan = decide(a_cache(), nodes=[a_node(ready=False)], jobs=[a_job()])
+    assert [w for w in plan.writes if isinstance(w, Delete)] == []
+
+
+def test_a_node_that_has_lost_its_label_gets_it_again_from_its_finished_warmer() -> None:
+    plan = decide(a_cache(), jobs=[a_job(state=JobState.COMPLETE)])
+    assert [w.node for w in plan.writes if isinstance(w, LabelNode)] == ["n1"]
+    assert ready(plan)["reason"] == "WeightsFetching", "ready is what the label says, not what is about to be"
+
+
+PODS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "no room": ({"unschedulable": "0/3 nodes: Insufficient memory"}, "Unschedulable"),
+    "no image": ({"waiting_reason": "ErrImagePull", "waiting_message": "not found"}, "ErrImagePull"),
+    "nothing wrong": ({}, None),
+}
+
+
+@pytest.mark.parametrize("case", PODS)
+def test_a_warmer_that_cannot_start_says_why(case: str) -> None:
+    fields, reason = PODS[case]
+    plan = decide(a_cache(), jobs=[a_job()], pods={"n1": a_pod(**fields)})
+    assert plan.status is not None
+    (node,) = plan.status["nodes"]
+    assert (node["state"], node.get("reason")) == ("Pending", reason)
+    if reason:
+        assert f"n1: {reason}" in ready(plan)["message"]
+
+
+def test_progress_is_asked_for_only_while_a_warmer_runs() -> None:
+    cache = a_cache()
+    running = decide(cache, jobs=[a_job()], pods={"n1": a_pod()})
+    assert running.requeue_after == POLL_SECONDS
+    holding = [a_node(caches=frozenset({cache_key(cache)}))]
+    assert decide(cache, nodes=holding).requeue_after == RESYNC_SECONDS
+    assert decide(cache, jobs=[a_job()], pods={"n1": a_pod(ip=None)}).requeue_after == RESYNC_SECONDS
+
+
+def test_the_percentage_is_that_of_all_nodes_and_never_full_before_they_are() -> None:
+    cache = a_cache()
+    nodes = [a_node("a", caches=frozenset({cache_key(cache)})), a_node("b")]
+    report = {"b": WarmerReport("Verifying", 1000, 1000, 0, None)}
+    plan = decide(cache, nodes=nodes, jobs=[a_job("b")], reports=report)
+    assert plan.status is not None
+    assert [node["percent"] for node in plan.status["nodes"]] == [100, 99]
+    assert (plan.status["percent"], plan.status["nodeSummary"]) == (99, "1/2")
+
+
+def test_what_was_found_out_about_the_source_is_not_forgotten() -> None:
+    before = {"resolvedRevision": "abc", "manifestSHA256": "f" * 64, "totalBytes": 77}
+    plan = decide(a_cache(status=before))
+    assert plan.status is not None
+    assert {key: plan.status[key] for key in before} == before
+
+
+def test_a_second_pass_tells_the_same_and_nothing_twice() -> None:
+    first = decide(a_cache())
+    again = decide(a_cache(status=first.status))
+    assert again.status == first.status
+    assert again.events == ()
+    assert again.writes == first.writes
+
+
+def test_a_volume_can_be_claimed_by_its_own_claim_alone() -> None:
+    cache = a_cache()
+    for volume, claim in zip(make_volumes(cache, CONFIG), make_claims(cache), strict=True):
+        assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
+        reference = volume["spec"]["claimRef"]
+        assert (reference["name"], reference["namespace"]) == (claim["metadata"]["name"], cache.namespace)

@@ -64,3 +64,50 @@ def test_a_rollout_always_ends_and_never_serves_less_than_one_below(
 )  # fmt: skip
 def test_old_replicas_never_grow(a: int, b: int, c: int, d: int, x: bool, y: bool, z: bool) -> None:
     assert 0 <= next_old(Progress(a, b, x, c, d, y, z)) <= b
+
+
+@given(
+    st.integers(0, 9), st.integers(0, 9), st.integers(0, 9), st.integers(0, 9), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_without_need_enough_old_ones_stay(a: int, b: int, c: int, d: int, x: bool, warm: bool) -> None:
+    """Room is made only where the scheduler finds none."""
+    seen = Progress(a, b, x, c, d, False, warm)
+    assert next_old(seen) >= min(b, a - d)
+
+
+@given(
+    st.integers(0, 9), st.integers(0, 9), st.integers(0, 9), st.integers(0, 9), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_one_at_a_time_makes_room(a: int, b: int, c: int, d: int, x: bool, warm: bool) -> None:
+    free, blocked = Progress(a, b, x, c, d, False, warm), Progress(a, b, x, c, d, True, warm)
+    assert next_old(blocked) in {next_old(free), next_old(free) - 1, b - 1}
+
+
+def test_nobody_makes_room_while_somebody_is_still_leaving() -> None:
+    leaving = Progress(2, 1, True, 1, 1, True, True)
+    assert next_old(leaving) == 1
+
+
+@pytest.mark.parametrize("ready", range(4))
+def test_scaled_down_in_the_middle_no_more_old_ones_stay_than_are_needed(ready: int) -> None:
+    assert next_old(Progress(1, 5, False, 3, ready, False, True)) == max(0, 1 - ready)
+
+
+@given(old=st.integers(0, 8), desired=st.integers(0, 8), spare=st.integers(0, 4), ready_first=st.booleans())
+def test_a_rollout_that_is_scaled_meanwhile_ends_as_well(
+    old: int, desired: int, spare: int, ready_first: bool
+) -> None:
+    """Old ones asked for need not be as many as are wanted now. There is a GPU for each that is wanted."""
+    gpus = max(old, desired) + spare
+    scheduled = ready = 0
+    for _ in range(1000):
+        if ready_first:
+            ready = scheduled
+        blocked = scheduled < desired and old + scheduled >= gpus
+        old = next_old(Progress(desired, old, False, scheduled, ready, blocked, True))
+        scheduled += min(desired - scheduled, max(0, gpus - old - scheduled))
+        if not ready_first:
+            ready = scheduled
+        if old == 0 and ready == desired:
+            return
+    raise AssertionError("the rollout did not end")

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from preheat.api.conditions import Reason
+from preheat.api.gpu import GPUType
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.config import OperatorConfig
 from preheat.decide.observed import AgentReport, AgentState, DeploymentView, PodView
-from preheat.decide.plan import Apply, Delete, Plan
+from preheat.decide.plan import POLL_SECONDS, RESYNC_SECONDS, Apply, Delete, Plan
 from preheat.decide.serving import decide_service
 from preheat.decide.wish import ServiceObservation
 from preheat.resources import names, serving
@@ -256,3 +257,194 @@ def test_old_replicas_stay_until_new_ones_answer() -> None:
 def _replicas(plan: Plan, service: LLMDeployment) -> int:
     name = a_deployment(service).name
     return int(applied(plan)[f"Deployment/{name}"]["spec"]["replicas"])
+
+
+def test_children_that_are_there_lead_to_the_same_plan_again() -> None:
+    """Whether to write is decided by comparing with what is there; the plan is always whole."""
+    service = a_service()
+    first = decide(service)
+    again = decide(service, children=[w.manifest for w in first.writes if isinstance(w, Apply)])
+    assert again.writes == first.writes
+
+
+def _cache_that_says(service: LLMDeployment, reason: str, message: str) -> Any:
+    condition = {"type": "Ready", "status": "False", "reason": reason, "message": message,
+                 "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"}  # fmt: skip
+    return warm_cache(service, readyNodes=0, conditions=[condition])
+
+
+@pytest.mark.parametrize("why", ["NoMatchingNode", "WeightsFailed"])
+def test_what_keeps_the_weights_away_is_told_in_the_caches_words(why: str) -> None:
+    service = a_service()
+    plan = decide(service, caches=[_cache_that_says(service, why, "0 of 3 nodes match")])
+    assert reason(plan) == why
+    assert status(plan, "Stalled") == "True"
+    assert plan.status is not None
+    ready = next(c for c in plan.status["conditions"] if c["type"] == "Ready")
+    assert "0 of 3 nodes match" in ready["message"]
+
+
+def test_pods_that_cannot_be_created_are_told_in_the_api_servers_words() -> None:
+    service = a_service()
+    view = replace(a_deployment(service), refused="exceeded quota: gpus")
+    plan = decide(service, deployments=[view], caches=[warm_cache(service)])
+    assert reason(plan) == "PodsRefused"
+    assert status(plan, "Stalled") == "True"
+
+
+@pytest.mark.parametrize(
+    ("fields", "want"),
+    [
+        ({"restarts": 2, "last_exit": "exit code 1"}, "EngineStarting"),
+        ({"restarts": 3, "last_exit": "exit code 1"}, "EngineCrashing"),
+        ({"restarts": 3, "last_exit": "exit code 1", "waiting_reason": "CrashLoopBackOff"}, "EngineCrashing"),
+        ({"scheduled": False, "ip": None}, "PodsPending"),
+        ({"report": report(AgentState.SERVING)}, "ModelProbing"),
+    ],
+)
+def test_a_restart_or_two_is_no_crash_loop(fields: dict[str, Any], want: str) -> None:
+    service = a_service()
+    plan = decide(service, pods=[pod_of(service, **fields)], caches=[warm_cache(service)])
+    assert reason(plan) == want
+
+
+@pytest.mark.parametrize("states", [
+    (AgentState.LOADING, AgentState.STALLED), (AgentState.STALLED, AgentState.LOADING),
+])  # fmt: skip
+def test_trouble_is_told_before_progress_whichever_pod_has_it(states: tuple[AgentState, ...]) -> None:
+    service = a_service(replicas=2)
+    pods = [pod_of(service, f"p{n}", report=report(state)) for n, state in enumerate(states)]
+    assert reason(decide(service, pods=pods, caches=[warm_cache(service)])) == "LoadStalled"
+
+
+def test_a_load_is_never_said_to_be_over_before_the_model_answers() -> None:
+    service = a_service()
+    for done, total, want in ((100, 100, 99), (0, 0, 0), (300, 100, 99)):
+        plan = decide(service, pods=[pod_of(service, report=report(AgentState.LOADING, done, total))],
+                      caches=[warm_cache(service)])  # fmt: skip
+        assert plan.status is not None
+        assert plan.status["loading"]["percent"] == want
+
+
+def test_agents_are_asked_only_while_a_pod_is_on_its_way() -> None:
+    service = a_service()
+    caches = [warm_cache(service)]
+    assert decide(service, pods=[pod_of(service)], caches=caches).requeue_after == POLL_SECONDS
+    assert decide(service, pods=[pod_of(service, ready=True)], caches=caches).requeue_after == RESYNC_SECONDS
+    assert decide(service, caches=caches).requeue_after == RESYNC_SECONDS
+
+
+def test_a_refused_spec_keeps_what_was_known_and_says_who_still_answers() -> None:
+    good = a_service()
+    before = decide(good, pods=[pod_of(good, ready=True)], caches=[warm_cache(good)]).status
+    broken = a_service(status=before, model={"format": "Safetensors"})
+    plan = decide(broken, pods=[pod_of(good, ready=True)], caches=[warm_cache(good)])
+    assert plan.status is not None
+    assert before is not None
+    assert (status(plan, "Ready"), status(plan, "Available")) == ("False", "True")
+    assert plan.status["revision"] == before["revision"]
+    assert plan.status["selector"] == before["selector"]
+    assert [draft.warning for draft in plan.events] == [True]
+
+
+def test_zero_replicas_ask_for_weights_on_one_node_and_for_no_pod() -> None:
+    plan = decide(a_service(replicas=0))
+    by_kind = {key.split("/")[0]: manifest for key, manifest in applied(plan).items()}
+    assert by_kind["ModelCache"]["spec"]["placement"]["nodes"] == 1
+    assert by_kind["Deployment"]["spec"]["replicas"] == 0
+
+
+@pytest.mark.parametrize(
+    ("replicas", "margin", "nodes", "want"), [(1, 0, 3, 1), (2, 1, 9, 3), (5, 5, 3, 3), (2, 0, 0, 1)]
+)
+def test_weights_lie_on_as_many_nodes_as_replicas_and_margin_as_far_as_there_are_nodes(
+    replicas: int, margin: int, nodes: int, want: int
+) -> None:
+    service = a_service(replicas=replicas, cache={"warmNodes": margin})
+    plan = decide(service, nodes=[a_node(f"n{n}") for n in range(nodes)])
+    (cache,) = [m for key, m in applied(plan).items() if key.startswith("ModelCache")]
+    assert cache["spec"]["placement"]["nodes"] == want
+
+
+def test_each_gpu_type_in_use_gets_a_deployment_of_one_revision() -> None:
+    service = a_service(replicas=3, hardware={"gpu": {"types": ["nvidia-l4", "nvidia-t4"]}})
+    plan = decide(service, nodes=[a_node(gpus=2), a_node("t", "Tesla-T4", gpus=2)])
+    deployments = [m for key, m in applied(plan).items() if key.startswith("Deployment")]
+    assert [m["spec"]["replicas"] for m in deployments] == [2, 1]
+    assert len({m["metadata"]["labels"]["preheat.dev/revision"] for m in deployments}) == 1
+    assert plan.status is not None
+    assert plan.status["gpuType"] == "nvidia-l4,nvidia-t4"
+
+
+def test_a_gpu_type_that_is_no_longer_needed_gives_its_replicas_back() -> None:
+    service = a_service(hardware={"gpu": {"types": ["nvidia-l4", "nvidia-t4"]}})
+    nodes = [a_node(gpus=2), a_node("t", "Tesla-T4", gpus=2)]
+    both = decide(service, nodes=[a_node(gpus=0), a_node("t", "Tesla-T4", gpus=2)])
+    pins = [
+        w.manifest for w in both.writes if isinstance(w, Apply) and w.manifest["kind"] == "ControllerRevision"
+    ]
+    identity = serving.revision_id(service)
+    t4 = GPUType.NVIDIA_T4
+    view = DeploymentView(names.child_name("llama", identity, t4), identity, t4, 1, None)
+    plan = decide(service, nodes=nodes, children=pins, deployments=[view])
+    assert applied(plan)[f"Deployment/{view.name}"]["spec"]["replicas"] == 0
+
+
+REVISION_KEEPERS: dict[str, dict[str, Any]] = {
+    "replicas": {"replicas": 4},
+    "bounds": {"scaling": {"minReplicas": 1, "maxReplicas": 5}},
+    "history": {"rollout": {"revisionHistoryLimit": 5}},
+    "margin": {"cache": {"warmNodes": 2}},
+    "GPU types": {"hardware": {"gpu": {"types": ["nvidia-t4", "nvidia-l4"]}}},
+    "a default spelled out": {"runtime": {"drainSeconds": 60}},
+}
+
+
+@pytest.mark.parametrize("case", REVISION_KEEPERS)
+def test_how_many_and_where_make_no_new_revision(case: str) -> None:
+    assert serving.revision_id(a_service(**REVISION_KEEPERS[case])) == serving.revision_id(a_service())
+
+
+REVISION_MAKERS: dict[str, dict[str, Any]] = {
+    "weights": {"model": {"uri": "http://store/other/"}},
+    "an option": {"runtime": {"options": {"n_ctx": "512"}}},
+    "an image": {"runtime": {"image": "engine:2"}},
+    "GPUs per replica": {"hardware": {"gpu": {"count": 2}}},
+    "the canary": {"health": {"canary": {"prompt": "2+2"}}},
+    "a node selector": {"hardware": {"nodeSelector": {"zone": "eu"}}},
+}
+
+
+@pytest.mark.parametrize("case", REVISION_MAKERS)
+def test_what_a_pod_runs_makes_a_new_revision(case: str) -> None:
+    assert serving.revision_id(a_service(**REVISION_MAKERS[case])) != serving.revision_id(a_service())
+
+
+def test_a_cache_of_another_service_or_of_other_bytes_is_not_taken() -> None:
+    service = a_service()
+    others = [
+        a_cache("other-bytes", source={"uri": "http://store/else/"}),
+        a_cache("somebodys", labels={"preheat.dev/llmdeployment": "somebody"}),
+    ]
+    plan = decide(service, caches=others)
+    assert plan.status is not None
+    assert plan.status["cache"]["name"] == names.cache_name("llama", serving.cache_source(service))
+
+
+def test_a_cache_that_is_made_later_does_not_move_pods_that_run() -> None:
+    """The claim is in the pinned template: the cache is that of the revision, whoever comes by."""
+    service = a_service()
+    plan = decide(service, children=[stored(service)], caches=[warm_cache(service), a_cache("a-later-one")])
+    assert plan.status is not None
+    assert plan.status["cache"]["name"] == names.cache_name("llama", serving.cache_source(service))
+
+
+def test_an_old_deployment_whose_revision_was_deleted_by_hand_does_not_hold_the_rollout_up() -> None:
+    old, new = a_service(), a_service(runtime={"options": {"n_ctx": "512"}})
+    view = a_deployment(old)
+    body = {"kind": "Deployment", "metadata": {"name": view.name, "uid": "d", "labels": {
+        "preheat.dev/revision": view.revision}, "ownerReferences": [{"controller": True, "uid": old.uid}]}}  # fmt: skip
+    plan = decide(new, deployments=[view], children=[body], caches=[warm_cache(new)],
+                  pods=[pod_of(old, "o", ready=True), pod_of(new, "n", ready=True)])  # fmt: skip
+    shrunk = [w for w in plan.writes if isinstance(w, Delete) and w.name == view.name]
+    assert shrunk, "the new revision answers: the old pods hold GPUs for nothing"
