@@ -63,3 +63,23 @@ def _keep(kept: Path, content: bytes) -> None:
     partial.write_bytes(content)
     partial.chmod(0o755)
     partial.rename(kept)
+
+
+def faketime() -> Path:
+    """Return libfaketime for programs with threads: the machine's own, else Debian's package in the cache.
+
+    Raises RuntimeError when none can be had.
+    """
+    kept = cache_directory() / "faketime"
+    for root in (Path("/"), kept):
+        for found in root.glob("usr/lib/*/faketime/libfaketimeMT.so.1"):
+            return found
+    if shutil.which("apt-get") is None:
+        raise RuntimeError("libfaketime is needed: install the package faketime")
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            ["apt-get", "download", "-qq", "libfaketime"], cwd=folder, check=True, capture_output=True
+        )
+        (package,) = Path(folder).glob("*.deb")
+        subprocess.run(["dpkg-deb", "-x", str(package), str(kept)], check=True)
+    return next(kept.glob("usr/lib/*/faketime/libfaketimeMT.so.1"))

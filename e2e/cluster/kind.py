@@ -56,6 +56,10 @@ class KindProvider:
     def nodes(self) -> list[str]:
         return [f"{self.name}-worker", f"{self.name}-worker2"]
 
+    @property
+    def audit_log(self) -> None:
+        return None
+
     def node_exec(self, node: str, command: Sequence[str]) -> str:
         return subprocess.run(
             ["docker", "exec", node, *command], capture_output=True, text=True, check=True

@@ -40,6 +40,10 @@ class MinikubeProvider:
     def nodes(self) -> list[str]:
         return [self.name, f"{self.name}-m02"]
 
+    @property
+    def audit_log(self) -> None:
+        return None
+
     def node_exec(self, node: str, command: Sequence[str]) -> str:
         # One argument: minikube joins several with spaces, and a shell over there takes them apart.
         return self._minikube("ssh", "--node", node, "--", shlex.join(["sudo", *command]))

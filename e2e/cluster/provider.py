@@ -61,6 +61,11 @@ class Provider(Protocol):
         """Run a command where a node lives (its disk, its network); return what it printed."""
         ...
 
+    @property
+    def audit_log(self) -> Path | None:
+        """Who asked the API server for what; None where it does not tell."""
+        ...
+
 
 def cache_directory() -> Path:
     """Return where builds are kept between runs, outside the checkout."""

@@ -17,7 +17,7 @@ class Image:
     """One image. Paths are relative to the repository; a build context has the same paths.
 
     ``sources``: what is copied from the repository into the context. ``lock``: what ``generate`` is made from.
-    ``generate(lock, cache, context)``: adds what is not in the repository. ``left_out``: of that, what we never use.
+    ``generate(lock, cache, context)``: adds what is not in the repository.
     """
 
     name: str
@@ -25,7 +25,6 @@ class Image:
     sources: tuple[str, ...]
     lock: str
     generate: Callable[[Path, Path, Path], None]
-    left_out: tuple[str, ...] = ()
 
     def reference(self, tag: str) -> str:
         """Return the name that manifests use."""
@@ -49,8 +48,6 @@ class Image:
                 shutil.copyfile(file, target)
         precompile(context)
         self.generate(REPOSITORY / self.lock, cache, context)
-        for path in self.left_out:
-            shutil.rmtree(context / path)
 
 
 def _site_packages(lock: Path, cache: Path, context: Path) -> None:
@@ -89,9 +86,6 @@ IMAGES = {
             sources=("operator/preheat",),
             lock="requirements/operator.lock",
             generate=_site_packages,
-            left_out=(
-                "site-packages/kubernetes/aio",
-            ),  # 68 MB; the operator calls the plain client from threads
         ),
         Image(
             name="agent",

@@ -27,6 +27,36 @@ def read_image(archive: Path) -> Image:
         return Image(f"sha256:{hashlib.sha256(config).hexdigest()}", tuple(entries[0]["RepoTags"]))
 
 
+def read_files(archive: Path) -> dict[str, tarfile.TarInfo]:
+    """Return every file of an image as a container sees it: later layers over earlier ones, without what they hide."""
+    files: dict[str, tarfile.TarInfo] = {}
+    with tarfile.open(archive) as tar:
+        for name in json.loads(_member(tar, "manifest.json"))[0]["Layers"]:
+            with tarfile.open(fileobj=tar.extractfile(name)) as layer:
+                for member in layer:
+                    path = member.name.removeprefix("./")
+                    folder, _, last = path.rpartition("/")
+                    if last.startswith(".wh."):
+                        hidden = (
+                            folder
+                            if last == ".wh..wh..opq"
+                            else f"{folder}/{last.removeprefix('.wh.')}".lstrip("/")
+                        )
+                        files = {
+                            k: v for k, v in files.items() if k != hidden and not k.startswith(f"{hidden}/")
+                        }
+                    else:
+                        files[path] = member
+    return files
+
+
+def read_user(archive: Path) -> str:
+    """Return the user that an image's programs run as, as its config says it."""
+    with tarfile.open(archive) as tar:
+        config = json.loads(_member(tar, json.loads(_member(tar, "manifest.json"))[0]["Config"]))
+        return str(config.get("config", {}).get("User", ""))
+
+
 def _member(tar: tarfile.TarFile, name: str) -> bytes:
     file = tar.extractfile(name)
     if file is None:

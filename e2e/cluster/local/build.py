@@ -69,8 +69,37 @@ def binaries() -> Path:
             _build_containerd(go, folder)
             _build(go, folder, "kubernetes", ".")
             _build(go, folder, "pause", "./pause")
+            _copy_stages(go, folder / "stages")
             complete.touch()
     return folder
+
+
+def stages() -> Path:
+    """Return the folder with KWOK's stages: what simulated nodes and pods go through, as KWOK publishes it."""
+    folder = binaries() / "stages"
+    if not folder.exists():  # a build of before there were any
+        with locked(folder.with_name("stages.lock")):
+            _copy_stages(_go(), folder)
+    return folder
+
+
+def policy_agent() -> Path:
+    """Return the program that enforces NetworkPolicy on a node; build it if it is missing.
+
+    It is a module of its own: what it needs is older than what the rest is made of.
+    """
+    source = HERE / "networkpolicy"
+    digest = hashlib.sha256()
+    for name in ("go.mod", "go.sum", "main.go"):
+        digest.update((source / name).read_bytes())
+    folder = cache_directory() / "cluster" / f"networkpolicy-{digest.hexdigest()[:16]}"
+    complete = folder / "complete"
+    with locked(folder.with_name(f"{folder.name}.lock")):
+        if not complete.exists():
+            folder.mkdir(exist_ok=True)
+            _build(_go(), folder, "networkpolicy", ".", source)
+            complete.touch()
+    return folder / "networkpolicy"
 
 
 def _go() -> str:
@@ -95,7 +124,7 @@ def _version(go: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def _build(go: str, folder: Path, name: str, package: str) -> None:
+def _build(go: str, folder: Path, name: str, package: str, source: Path = HERE) -> None:
     version = "k8s.io/component-base/version"
     major, minor = KUBERNETES[1:].split(".")[:2]
     flags = (
@@ -105,11 +134,38 @@ def _build(go: str, folder: Path, name: str, package: str) -> None:
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false"}
     print(f"  {name}: fetching Go modules", flush=True)
     listed = subprocess.run(
-        [go, "list", "-deps", package], cwd=HERE, env=environment, capture_output=True, text=True, check=True
+        [go, "list", "-deps", package],
+        cwd=source,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     total = len(listed.stdout.splitlines())
     command = [go, "build", "-v", "-trimpath", "-ldflags", flags, "-o", str(folder / name), package]
-    _with_progress(command, environment, f"building {name}", total)
+    _with_progress(command, environment, f"building {name}", total, source)
+
+
+def _copy_stages(go: str, folder: Path) -> None:
+    """Take KWOK's stages out of its Go module: they belong to its version, and later runs need no Go."""
+    if folder.exists():
+        return
+    listed = subprocess.run(
+        [go, "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"],
+        cwd=HERE,
+        env={**os.environ, "GOFLAGS": "-mod=readonly"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    published = Path(listed.stdout.strip()) / "kustomize" / "stage"
+    half = folder.with_suffix(".half")
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    for kind in ("node", "pod"):
+        for stage in (published / kind / "fast").glob(f"{kind}-*.yaml"):
+            (half / stage.name).write_bytes(stage.read_bytes())
+    half.replace(folder)
 
 
 def _build_containerd(go: str, folder: Path) -> None:
@@ -119,10 +175,12 @@ def _build_containerd(go: str, folder: Path) -> None:
     _with_progress([go, "install", "-v", *programs], environment, "building containerd", 700)
 
 
-def _with_progress(command: list[str], environment: dict[str, str], what: str, total: int) -> None:
+def _with_progress(
+    command: list[str], environment: dict[str, str], what: str, total: int, source: Path = HERE
+) -> None:
     """Run a Go build and show how many of its packages are compiled: the cache makes some of them free."""
     started, done, last = time.monotonic(), 0, 0.0
-    process = subprocess.Popen(command, cwd=HERE, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=source, env=environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     words: list[str] = []
     for line in process.stderr:

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from e2e.cluster.local import processes
-from e2e.cluster.local.build import binaries, install_packages
+from e2e.cluster.local.build import binaries, install_packages, policy_agent
 from e2e.cluster.local.controlplane import ControlPlane
 from e2e.cluster.local.node import OWN_FOLDERS, Network, Node, ip, remove_cgroups, remove_tree, routes_in
 from e2e.cluster.provider import (
@@ -47,13 +47,13 @@ class LocalProvider:
         if os.geteuid() != 0:
             raise RuntimeError("the local provider makes network and mount namespaces: run it as root")
         install_packages()
-        tools = binaries()
+        tools, policies = binaries(), policy_agent()
         self.down()
         self.claim_network()
         with step("control plane"):
             plane = self._start_plane(tools)
         with step("nodes"):
-            self._start_nodes(plane)
+            self._start_nodes(plane, policies)
         self._complete.touch()
         self._write_kubeconfig()
 
@@ -93,6 +93,10 @@ class LocalProvider:
     def node_exec(self, node: str, command: Sequence[str]) -> str:
         (found,) = [n for n in self._nodes() if n.name == node]
         return found.run(*command)
+
+    @property
+    def audit_log(self) -> Path:
+        return self.folder / "plane" / "audit.log"
 
     @property
     def _complete(self) -> Path:
@@ -196,13 +200,14 @@ class LocalProvider:
         path.write_text(manifest)
         kubectl(plane.kubeconfig, "apply", "-f", str(path))
 
-    def _start_nodes(self, plane: ControlPlane) -> None:
+    def _start_nodes(self, plane: ControlPlane, policies: Path) -> None:
         nodes = self._nodes()
         for node in nodes:
             node.folder.mkdir(parents=True, exist_ok=True)
             others = [other for other in nodes if other is not node]
             gpu = GPU_NODES[node.number]
             node.start(plane, others, gpu.taint, gpu.labels)
+            node.enforce_policies(plane, policies)
         # Services are reached from the machine through the first node, whose kube-proxy knows them.
         ip(f"route replace {self.network.services} via {nodes[0].address}")
         for node in nodes:

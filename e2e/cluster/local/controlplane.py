@@ -15,8 +15,10 @@ import ssl
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import yaml
 
@@ -25,6 +27,8 @@ from e2e.cluster.local.build import binaries
 from e2e.cluster.provider import wait_for
 
 ADMIN = "admin"
+ADMISSION = "NodeRestriction,OwnerReferencesPermissionEnforcement"
+"""On top of the default ones. The second is on in some distributions, and asks for rights that others do not."""
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -39,7 +43,8 @@ class ControlPlane:
     """etcd + kube-apiserver on one address, and the controller-manager where ``controllers`` names some.
 
     ``controllers`` is its own ``--controllers``: "*" for all, "*,-node-lifecycle-controller" where nodes are
-    objects that nobody runs.
+    objects that nobody runs. ``controllers_qps``: how many calls a second each of them may make, its own default
+    (20) without. ``audit_rules``: what the audit log tells of whom, in the words of an audit policy.
     """
 
     def __init__(
@@ -51,13 +56,17 @@ class ControlPlane:
         services: str = "10.96.0.0/16",
         controllers: str = "",
         audit: bool = False,
+        audit_rules: Sequence[Mapping[str, Any]] = ({"level": "Metadata"},),
+        controllers_qps: int = 0,
     ) -> None:
         self.folder = folder
         self.mark = mark or f"plane-{os.getpid()}-{secrets.token_hex(4)}"
         self.address = address
         self.services = services
         self.controllers = controllers
+        self.controllers_qps = controllers_qps
         self.audit_log = folder / "audit.log" if audit else None
+        self._audit_rules = list(audit_rules)
         self.kubeconfig = folder / "kubeconfig"
         self.port = free_port(address)
         self._tokens: dict[str, str] = {}
@@ -108,7 +117,7 @@ class ControlPlane:
             "--service-account-key-file", str(key), "--service-account-signing-key-file", str(key),
             "--service-account-issuer", "https://kubernetes.default.svc.cluster.local",
             "--token-auth-file", str(tokens), "--authorization-mode", "Node,RBAC",
-            "--enable-admission-plugins", "NodeRestriction", "--service-cluster-ip-range", self.services,
+            "--enable-admission-plugins", ADMISSION, "--service-cluster-ip-range", self.services,
             "--kubelet-preferred-address-types", "InternalIP", "--allow-privileged=true",
             *self._audit(),
         ]  # fmt: skip
@@ -121,6 +130,7 @@ class ControlPlane:
                 "--kubeconfig", str(self.kubeconfig), "--leader-elect=false", "--secure-port", "0",
                 "--service-account-private-key-file", str(key), "--root-ca-file", str(self.certificate),
                 "--controllers", self.controllers, "--use-service-account-credentials=true", "--node-monitor-grace-period", "20s",
+                *self._pace(),
             )  # fmt: skip
 
     def stop(self) -> None:
@@ -132,11 +142,12 @@ class ControlPlane:
         """Tell whether the API server answers /readyz."""
         if not self.certificate.exists():
             return False
-        context = ssl.create_default_context(cafile=str(self.certificate))
         request = urllib.request.Request(
             f"{self.url}/readyz", headers={"Authorization": f"Bearer {self.token}"}
         )
         try:
+            # Raises as well while the certificate is being written.
+            context = ssl.create_default_context(cafile=str(self.certificate))
             opener = urllib.request.build_opener(
                 urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
             )
@@ -145,8 +156,8 @@ class ControlPlane:
         except (OSError, urllib.error.URLError):
             return False
 
-    def write_kubeconfig(self, path: Path, user: str) -> None:
-        """Write a kubeconfig for one user."""
+    def write_kubeconfig(self, path: Path, user: str, token: str = "") -> None:
+        """Write a kubeconfig for one user: one that was let in, or one with a token from elsewhere."""
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "apiVersion": "v1",
@@ -157,7 +168,7 @@ class ControlPlane:
                     "cluster": {"server": self.url, "certificate-authority": str(self.certificate)},
                 }
             ],
-            "users": [{"name": "user", "user": {"token": self._tokens[user]}}],
+            "users": [{"name": "user", "user": {"token": token or self._tokens[user]}}],
             "contexts": [{"name": "preheat", "context": {"cluster": "preheat", "user": "user"}}],
             "current-context": "preheat",
         }
@@ -168,9 +179,19 @@ class ControlPlane:
         if self.audit_log is None:
             return []
         policy = self.folder / "audit-policy.json"
-        rules = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata"}]}
+        rules = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": self._audit_rules}
         policy.write_text(json.dumps({**rules, "omitStages": ["RequestReceived"]}))
         return ["--audit-policy-file", str(policy), "--audit-log-path", str(self.audit_log)]
+
+    def _pace(self) -> list[str]:
+        if not self.controllers_qps:
+            return []
+        return [
+            "--kube-api-qps",
+            str(self.controllers_qps),
+            "--kube-api-burst",
+            str(2 * self.controllers_qps),
+        ]
 
     def _run(self, name: str, *command: str) -> None:
         processes.start(self.mark, command, self.folder / "logs" / f"{name}.log")

@@ -1,4 +1,4 @@
-"""One node: a network and a mount namespace, and in them containerd, kubelet and kube-proxy.
+"""One node: a network and a mount namespace, and in them containerd, kubelet, kube-proxy and policies.
 
 The namespaces belong to a holder process. Everything the node mounts, routes or filters lives in them and
 is gone with the last process: nothing of it stays on the machine.
@@ -21,6 +21,8 @@ from e2e.cluster.local.controlplane import ControlPlane
 from e2e.cluster.provider import wait_for
 
 PAUSE = "preheat.local/pause:1"
+POLICY_QUEUE = "100"
+"""The kernel's queue between a node's packets and what judges them. Each network namespace has its own."""
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_FOLDERS = (
     "/var/lib/kubelet",
@@ -109,6 +111,30 @@ class Node:
         plane.write_kubeconfig(self.folder / "kubeconfig", self.user)
         self._start_kubelet(taint, labels)
         self._start_proxy(plane)
+
+    def enforce_policies(self, plane: ControlPlane, agent: Path) -> None:
+        """Have every new connection of the node's pods judged by NetworkPolicy; without a judge none is let through.
+
+        The agent would lay its own rules, with a part of nftables that not every kernel has. These say the same
+        with a part that all have, and for all pods: one without a policy may do everything.
+        """
+        self._spawn(
+            "networkpolicy", str(agent), "--kubeconfig", str(plane.kubeconfig),
+            "--node", self.name, "--queue", POLICY_QUEUE,
+        )  # fmt: skip
+        wait_for(f"policies of {self.name} (see {self.folder}/logs)", self._judges, 30)
+        pods, queue = self.network.node_pods(self.number), ("NFQUEUE", "--queue-num", POLICY_QUEUE)
+        for rule in (
+            ("-m", "owner", "--uid-owner", "0", "-j", "RETURN"),  # the kubelet's probes
+            ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "RETURN"),
+            ("-s", pods, "-j", *queue),
+            ("-d", pods, "-j", *queue),
+        ):
+            self.run("iptables", "-t", "mangle", "-A", "POSTROUTING", *rule)
+
+    def _judges(self) -> bool:
+        queues = self.run("cat", "/proc/net/netfilter/nfnetlink_queue").splitlines()
+        return any(line.split()[0] == POLICY_QUEUE for line in queues)
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run a command in the node's namespaces; return what it printed. Raises with its own words."""
