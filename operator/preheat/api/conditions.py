@@ -25,6 +25,8 @@ class ConditionType(StrEnum):
     ACCEPTED = "Accepted"
     WEIGHTS_READY = "WeightsReady"
     AVAILABLE = "Available"
+    CONTESTED = "Contested"
+    """Somebody else changes a child back, again and again. Only there while it is True."""
 
 
 class Reason(StrEnum):
@@ -35,6 +37,8 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     NAME_TAKEN = "NameTaken"
     CHILD_REFUSED = "ChildRefused"
+    CONTESTED = "Contested"
+    OPERATOR_ERROR = "OperatorError"
     # weights
     WEIGHTS_READY = "WeightsReady"
     WEIGHTS_FETCHING = "WeightsFetching"
@@ -44,10 +48,13 @@ class Reason(StrEnum):
     SCALED_TO_ZERO = "ScaledToZero"
     PODS_PENDING = "PodsPending"
     PODS_REFUSED = "PodsRefused"
+    REFERENCE_MISSING = "ReferenceMissing"
+    POD_NOT_STARTING = "PodNotStarting"
     NO_CAPACITY = "NoCapacity"
     ENGINE_STARTING = "EngineStarting"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     ENGINE_CRASHING = "EngineCrashing"
+    CONTAINER_CRASHING = "ContainerCrashing"
     MODEL_LOADING = "ModelLoading"
     MODEL_PROBING = "ModelProbing"
     MODEL_HEALING = "ModelHealing"

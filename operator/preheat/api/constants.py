@@ -24,6 +24,8 @@ COMPONENT_WARMER: Final = "warmer"
 
 ANNOTATION_APPLIED: Final = "preheat.dev/applied"
 """Hash of the manifest as we applied it: tells that our own wish changed, fields we dropped included."""
+ANNOTATION_REPOSITORY_PREFIX: Final = "repository.preheat.dev/"
+"""Files of the model repository, in a model pod's annotations."""
 ANNOTATION_NODE: Final = "preheat.dev/node"
 """The node that a warmer Job works for."""
 
@@ -35,6 +37,11 @@ PROPAGATED_LABEL_PREFIXES: Final = ("team.preheat.dev/", "cost.preheat.dev/")
 
 RUN_AS: Final = 1000
 """uid, gid and fsGroup of model and warmer pods. The agent reads the engine's /proc, so they share it."""
+
+WEIGHTS_DIRECTORY: Final = "/mnt/models"
+"""Where the verified weights are mounted, read-only."""
+REPOSITORY_DIRECTORY: Final = "/models"
+"""Where the rendered model repository is mounted, file by file, read-only."""
 
 PORT_HTTP: Final = 8000
 PORT_GRPC: Final = 8001

@@ -5,7 +5,8 @@
 What is bent, and why (left: what pydantic emits, right: what a structural schema needs):
 ``$ref`` is inlined; ``anyOf [X, null]`` becomes X, optional; ``const`` becomes a one-element enum;
 ``title`` goes; integers get ``format: int64`` where they may pass 2**31; objects with properties lose
-``additionalProperties``.
+``additionalProperties``; a pattern gives way to the rules beside it, which say the same in words; what
+``propertyNames`` ask of a map's keys becomes rules.
 """
 
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from preheat.api import podschema
 from preheat.api.base import APIModel
 from preheat.api.constants import GROUP, VERSION
 from preheat.api.llmdeployment import LLMDeployment, LLMDeploymentSpec, LLMDeploymentStatus
@@ -37,6 +39,9 @@ def structural(model: type[APIModel]) -> Schema:
 
 def _convert(node: Schema, definitions: dict[str, Schema]) -> Schema:
     node = _inline(node, definitions)
+    if "x-preheat-schema" in node:
+        described = {"description": " ".join(node["description"].split())}
+        return podschema.schema(node["x-preheat-schema"], described)
     if "anyOf" in node:
         (only,) = [option for option in node["anyOf"] if option.get("type") != "null"]
         # what is said beside the anyOf (the description) wins over what the type says of itself
@@ -45,12 +50,14 @@ def _convert(node: Schema, definitions: dict[str, Schema]) -> Schema:
     if "const" in node:
         node = {**node, "enum": [node["const"]]}
     result: Schema = {key: node[key] for key in _KEPT if key in node}
+    if "x-kubernetes-validations" in result:
+        result.pop("pattern", None)
     if "description" in result:
         result["description"] = " ".join(result["description"].split())
     if "properties" in node:
         result |= _properties(node, definitions)
         result.pop("additionalProperties", None)
-    elif isinstance(node.get("additionalProperties"), dict):
+    elif _values(node) is not None:
         result |= _map(node, definitions)
     if "items" in node:
         result["items"] = _convert(node["items"], definitions)
@@ -66,15 +73,25 @@ def _properties(node: Schema, definitions: dict[str, Schema]) -> Schema:
     return {"properties": children} | ({"default": {}} if "default" in node else {})
 
 
+def _values(node: Schema) -> Schema | None:
+    """Return the schema of a map's values, None for what is no map. Keys with a pattern are their pattern's."""
+    (values,) = node.get("patternProperties", {"": node.get("additionalProperties")}).values()
+    return values if isinstance(values, dict) else None
+
+
 def _map(node: Schema, definitions: dict[str, Schema]) -> Schema:
-    result: Schema = {"additionalProperties": _convert(node["additionalProperties"], definitions)}
-    limit = node.get("propertyNames", {}).get("maxLength")
-    if limit:
-        rule = {
-            "rule": f"self.all(k, k.size() <= {limit})",
-            "message": f"keys must be at most {limit} characters",
-        }
-        result["x-kubernetes-validations"] = [*node.get("x-kubernetes-validations", []), rule]
+    result: Schema = {"additionalProperties": _convert(_values(node) or {}, definitions)}
+    keys = node.get("propertyNames", {})
+    of_keys = [
+        {**rule, "rule": f"self.all(k, {rule['rule'].replace('self', 'k')})"}
+        for rule in keys.get("x-kubernetes-validations", [])
+    ]
+    if "maxLength" in keys:
+        limit = keys["maxLength"]
+        rule = f"self.all(k, k.size() <= {limit})"
+        of_keys.append({"rule": rule, "message": f"keys must be at most {limit} characters"})
+    if of_keys:
+        result["x-kubernetes-validations"] = [*node.get("x-kubernetes-validations", []), *of_keys]
     return result
 
 

@@ -5,10 +5,21 @@ from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from preheat.api.base import APIModel, Labels, LabelValue, Name, Quantity, rules
+from preheat.api.base import (
+    EXTENDED_RESOURCE,
+    APIModel,
+    Labels,
+    LabelValue,
+    Name,
+    Rule,
+    quantity,
+    rules,
+    worded,
+)
 from preheat.api.conditions import Condition
 from preheat.api.gpu import GPUType
 from preheat.api.modelcache import ModelSource, Toleration
+from preheat.api.template import REFUSED_GPU, REFUSED_SELECTOR, PodTemplate
 
 
 class Precision(StrEnum):
@@ -85,14 +96,65 @@ class ModelSpec(ModelSource):
 class Resources(APIModel):
     """CPU and memory of the engine's container. GPUs are asked for in spec.hardware."""
 
-    cpu: Annotated[Quantity, Field(description='CPU request, for example "4" or "500m".')] = "1"
+    cpu: Annotated[str, quantity("1m", "1024", description='CPU request, for example "4" or "500m".')] = "1"
     memory: Annotated[
-        Quantity, Field(description='Memory request and limit, for example "16Gi". /dev/shm counts into it.')
+        str,
+        quantity(
+            "64Mi",
+            "64Ti",
+            description='Memory request and limit, for example "16Gi". /dev/shm counts into it.',
+        ),
     ] = "4Gi"
+
+
+_HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]+)?"
+_PATH = r"[a-z0-9]+([._-]+[a-z0-9]+)*"
+IMAGE = (
+    rf"({_HOST}/)?{_PATH}(/{_PATH})*(:[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(@[a-z0-9]+:[a-f0-9]{{32,128}})?"
+)
+"""The reference of an image, as container runtimes read it. Without anchors."""
+_OURS = r"^--?(model-control-mode|http-port|grpc-port|metrics-port|allow-http|allow-grpc)(=|$)"
 
 
 class RuntimeSpec(APIModel):
     """The server that runs the model. Every engine speaks KServe v2 over HTTP (8000) and gRPC (8001)."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            # has(): the API server judges the default {} before it has filled in what is below it.
+            (
+                # 1Gi is the default: nobody asked for it, and Kubernetes holds it within the memory limit.
+                "!has(self.sharedMemory) || !has(self.resources) || !has(self.resources.memory)"
+                " || self.sharedMemory == '1Gi' || !isQuantity(self.sharedMemory) || !isQuantity(self.resources.memory)"
+                " || quantity(self.sharedMemory).compareTo(quantity(self.resources.memory)) <= 0",
+                "`sharedMemory` counts into `resources.memory` and must not be larger: lower `sharedMemory` or "
+                "raise `resources.memory`",
+                ".sharedMemory",
+            ),
+            (
+                "!has(self.backend) || self.backend != 'LlamaCpp' || self.options.all(k, "
+                "k in ['n_ctx', 'n_parallel', 'n_threads', 'load_bytes_per_second'])",
+                "`options` of backend LlamaCpp are n_ctx, n_parallel, n_threads and load_bytes_per_second, and no others",
+                ".options",
+            ),
+            (
+                "!has(self.backend) || self.backend != 'LlamaCpp' || self.options.all(k, self.options[k].matches('^[0-9]{1,12}$'))",
+                '`options` of backend LlamaCpp must be whole numbers in quotes, for example n_ctx: "8192"',
+                ".options",
+            ),
+            (
+                "!has(self.backend) || self.backend != 'Repository' || self.options.all(k, k == 'models')",
+                "`options` of backend Repository is `models`, and no other",
+                ".options",
+            ),
+            (
+                "!has(self.backend) || self.backend != 'Repository' || ('models' in self.options && self.options['models'].matches('[^ ,]'))",
+                "`options.models` must be set for backend Repository: the models to load, in order, separated by "
+                "commas; the last one is asked the canary's question",
+                ".options",
+            ),
+        )
+    )
 
     engine: Annotated[EngineName, Field(description="The inference server.")] = EngineName.TRITON
     backend: Annotated[
@@ -105,20 +167,43 @@ class RuntimeSpec(APIModel):
     ] = Backend.VLLM
     image: Annotated[
         str | None,
-        Field(
+        worded(
+            f"^{IMAGE}$",
+            "must be the reference of an image, for example registry.example.com/team/triton:25.10: no spaces, "
+            "no https://, no capitals in the path",
             min_length=1,
             max_length=512,
-            pattern=r"^[^\s]+$",
             description="Container image with tritonserver and the backend. Left out: the image that the "
             "operator was installed with for this backend.",
         ),
     ] = None
     args: Annotated[
         list[Annotated[str, Field(max_length=1024)]],
-        Field(max_length=64, description="More command-line arguments for the engine, after ours."),
+        Field(
+            max_length=64,
+            description="More command-line arguments for the engine, after ours.",
+            json_schema_extra=rules(
+                (
+                    f"!self.exists(a, a.matches('{_OURS}'))",
+                    "must not set --model-control-mode, --http-port, --grpc-port, --metrics-port, --allow-http or "
+                    "--allow-grpc: Preheat sets them, and the agent and the Service rely on them",
+                )
+            ),
+        ),
     ] = []
     options: Annotated[
-        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=1024)]],
+        dict[
+            Annotated[
+                str,
+                worded(
+                    "^[A-Za-z_][A-Za-z0-9_.-]*$",
+                    "names must be made of A-Z, a-z, 0-9, '_', '.' and '-', and begin with a letter: an option is "
+                    "written as the backend names it, for example max_num_seqs",
+                    max_length=64,
+                ),
+            ],
+            Annotated[str, Field(max_length=1024)],
+        ],
         Field(
             max_length=64,
             description="Options of the backend by their own names, for VLLM its engine arguments "
@@ -129,7 +214,8 @@ class RuntimeSpec(APIModel):
         Resources()
     )
     shared_memory: Annotated[
-        Quantity, Field(description="Size of /dev/shm. Triton's Python backends need at least 64Mi.")
+        str,
+        quantity("1Mi", "64Ti", description="Size of /dev/shm. Triton's Python backends need at least 64Mi."),
     ] = "1Gi"
     drain_seconds: Annotated[
         int,
@@ -157,10 +243,16 @@ class GPUSpec(APIModel):
     count: Annotated[int, Field(ge=1, le=16, description="GPUs per replica, all on one node.")] = 1
     resource_name: Annotated[
         str,
-        Field(
+        worded(
+            f"^{EXTENDED_RESOURCE}$",
+            "must be an extended resource with its domain, as the node's device plugin offers it, for example "
+            "nvidia.com/gpu",
+            (
+                "!self.matches('^(.*[.])?kubernetes[.]io/') && !self.startsWith('requests.')",
+                "must not be of kubernetes.io: that is no device plugin's; for example nvidia.com/gpu",
+            ),
             min_length=1,
             max_length=128,
-            pattern=r"^[a-z0-9.-]+/[a-zA-Z0-9._-]+$",
             description="The extended resource that the node's device plugin offers.",
         ),
     ] = "nvidia.com/gpu"
@@ -182,6 +274,7 @@ class HardwareSpec(APIModel):
                 "!has(self.parallelism) || self.parallelism.tensor * self.parallelism.pipeline == self.gpu.count",
                 "`parallelism.tensor` times `parallelism.pipeline` must equal `gpu.count`: "
                 "leave `parallelism` out to split over all GPUs by tensor parallelism",
+                ".parallelism",
             )
         )
     )
@@ -239,6 +332,7 @@ class ScalingSpec(APIModel):
             (
                 "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
                 "`minReplicas` must be less than or equal to `maxReplicas`: raise `maxReplicas` or lower `minReplicas`",
+                ".minReplicas",
             )
         )
     )
@@ -260,15 +354,31 @@ class ScalingSpec(APIModel):
 class CanarySpec(APIModel):
     """The real question that a replica must answer before it gets traffic, and again and again after."""
 
-    prompt: Annotated[str, Field(min_length=1, max_length=4096, description="What the model is asked.")] = (
-        "Say hello in one word."
-    )
+    prompt: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=4096,
+            description="What the model is asked.",
+            json_schema_extra=rules(
+                ("self.trim() != ''", "must say something: a model that is asked nothing answers nothing")
+            ),
+        ),
+    ] = "Say hello in one word."
     max_tokens: Annotated[int, Field(ge=1, le=1024, description="Length limit of the answer, in tokens.")] = 8
     expect: Annotated[
         str | None,
         Field(
             max_length=256,
             description="Regular expression that the answer must contain. Left out: any non-empty answer will do.",
+            json_schema_extra=rules(
+                (
+                    # CEL speaks RE2, the agent Python: what only one of them knows is not judged here. A
+                    # pattern that does not compile is an error of the rule, which is told with this message.
+                    r"self.matches(r'\(\?|\\|\{|[*+?]\+') || ''.matches(self) in [true, false]",
+                    "must be a regular expression: put a backslash before what stands for itself",
+                )
+            ),
         ),
     ] = None
     timeout_seconds: Annotated[
@@ -313,12 +423,83 @@ class RolloutSpec(APIModel):
     ] = 2
 
 
+def _unread(field: str, *backends: Backend) -> Rule:
+    """Return the rule that a field is left out where the backend does not read it: nothing is silently ignored.
+
+    An object that has the field already keeps it: 0.1.0 let it in, and it must not stand in the way of scaling.
+    """
+    names = ", ".join(f"'{backend}'" for backend in backends)
+    return (
+        f"!has(self.{field}) || !(self.runtime.backend in [{names}])"
+        f" || (oldSelf.hasValue() && has(oldSelf.value().{field}))",
+        f"`{field}` is not read by the backend in `runtime.backend`: leave it out, or choose another backend",
+        f".{field}",
+    )
+
+
+def _without_gpu(containers: str) -> str:
+    """Return the rule that no container of the template asks for the GPU resource."""
+    path = f"self.template.spec.{containers}"
+    asked = " && ".join(
+        f"(!has(c.resources.{kind}) || !(self.hardware.gpu.resourceName in c.resources.{kind}))"
+        for kind in ("limits", "requests")
+    )
+    return (
+        f"!has(self.template) || !has(self.template.spec) || !has({path}) || "
+        f"{path}.all(c, !has(c.resources) || ({asked}))"
+    )
+
+
 class LLMDeploymentSpec(APIModel):
     """What you want served, on what, and how it is kept alive."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.runtime.backend != 'LlamaCpp' || self.model.format == 'GGUF'",
+                "`model.format` must be GGUF for backend LlamaCpp: set it, with a GGUF version of the model, or "
+                "choose another `runtime.backend`",
+                ".model.format",
+            ),
+            (
+                "self.runtime.backend != 'VLLM' || self.model.format in ['Safetensors', 'Pickle']",
+                "`model.format` must be Safetensors (or Pickle) for backend VLLM: use such a version of the model, "
+                "or set `runtime.backend` to LlamaCpp for GGUF, or to Repository for what Triton loads itself",
+                ".model.format",
+            ),
+            (
+                "self.runtime.backend != 'TensorRTLLM' || self.model.format == 'Safetensors'",
+                "`model.format` must be Safetensors for backend TensorRTLLM: use such a version of the model, "
+                "or set `runtime.backend` to LlamaCpp for GGUF, or to Repository for what Triton loads itself",
+                ".model.format",
+            ),
+            _unread("model.precision", Backend.LLAMA_CPP, Backend.REPOSITORY),
+            _unread("model.contextLengthTokens", Backend.REPOSITORY),
+            _unread("model.maxBatchSize", Backend.REPOSITORY),
+            _unread("hardware.parallelism", Backend.LLAMA_CPP, Backend.REPOSITORY),
+            (_without_gpu("containers"), REFUSED_GPU, ".template.spec.containers"),
+            (_without_gpu("initContainers"), REFUSED_GPU, ".template.spec.initContainers"),
+            (
+                "!has(self.template) || !has(self.template.spec) || !has(self.template.spec.nodeSelector) || "
+                "!has(self.hardware.nodeSelector) || self.template.spec.nodeSelector.all(k, "
+                "!(k in self.hardware.nodeSelector) || "
+                "self.hardware.nodeSelector[k] == self.template.spec.nodeSelector[k])",
+                REFUSED_SELECTOR,
+                ".template.spec.nodeSelector",
+            ),
+        )
+    )
 
     model: Annotated[ModelSpec, Field(description="Which model, exactly.")]
     hardware: Annotated[HardwareSpec, Field(description="Where replicas may run.")]
     runtime: Annotated[RuntimeSpec, Field(description="The server that runs the model.")] = RuntimeSpec()
+    template: Annotated[
+        PodTemplate | None,
+        Field(
+            description="What is laid over the model pods: labels, variables, volumes, placement, containers of "
+            "your own. A change is a new revision."
+        ),
+    ] = None
     cache: Annotated[CacheSpec, Field(description="Where the weights wait.")] = CacheSpec()
     replicas: Annotated[
         int,

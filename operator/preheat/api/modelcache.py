@@ -1,11 +1,11 @@
 """ModelCache: the exact, verified weights of one model revision on a set of nodes."""
 
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from preheat.api.base import APIModel, Labels, Name, Sha256, rules
+from preheat.api.base import DNS_NAME, KEY, APIModel, LabelKey, LabelValue, Name, Sha256, rules, worded
 from preheat.api.conditions import Condition
 from preheat.api.gpu import GPUType
 
@@ -25,10 +25,23 @@ class ModelFile(APIModel):
 
     path: Annotated[
         str,
-        Field(
+        worded(
+            r"^[^/\\\x00-\x1f\x7f][^\\\x00-\x1f\x7f]*$",
+            "must be relative to the model's root, without a backslash or control characters",
+            (
+                "!self.split('/').exists(p, p == '..' || p == '.' || p == '')",
+                "must be relative to the model's root and must not contain '.', '..' or empty parts",
+            ),
+            (
+                "!self.startsWith('.preheat') && !self.matches('^[.](partial|lock)(/|$)')",
+                "must not begin with .preheat, .partial or .lock: the warmer keeps its own files there",
+            ),
+            (
+                "self.split('/').all(p, p.size() <= 250)",
+                "each part must be at most 250 characters: file systems take no longer names",
+            ),
             min_length=1,
             max_length=512,
-            pattern=r"^[^/\\\x00-\x1f][^\\\x00-\x1f]*$",
             description="Path relative to the model's root.",
         ),
     ]
@@ -46,6 +59,14 @@ class SecretReference(APIModel):
     ]
 
 
+_HUB_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+_HF = rf"hf://{_HUB_PART}/{_HUB_PART}"
+_HTTP = r"https?://[^\s/?#]+/[^\s?#]*"
+_PVC = rf"pvc://{DNS_NAME}(/[^\s?#]*)?"
+_PICKLE = r"(?i)[.](bin|pt|pth|ckpt|pkl|pickle|dill|joblib|npy|npz|mar)$"
+"""What a warmer refuses without ``format: Pickle`` (PICKLE_SUFFIXES in preheat_warmer/manifest.py)."""
+
+
 class ModelSource(APIModel):
     """Where the weights come from, and what they must be."""
 
@@ -54,18 +75,39 @@ class ModelSource(APIModel):
             (
                 "!self.uri.startsWith('hf://') || self.revision != ''",
                 "`revision` must be set for an hf:// URI: name a commit, so that every node gets the same weights",
+                ".revision",
             ),
             (
                 "self.revision == '' || self.uri.startsWith('hf://')",
                 "`revision` is only known to hf:// URIs: leave it out, and put the version into the path of the URI",
+                ".revision",
             ),
             (
                 "!has(self.endpoint) || self.uri.startsWith('hf://')",
                 "`endpoint` is only used for hf:// URIs: leave it out",
+                ".endpoint",
             ),
             (
-                "self.files.all(f, !f.path.split('/').exists(p, p == '..' || p == '.' || p == ''))",
-                "`files[].path` must be relative and must not contain '.', '..' or empty parts",
+                "!has(self.credentials) || !self.uri.startsWith('pvc://')",
+                "`credentials` are not used for pvc:// URIs: leave them out",
+                ".credentials",
+            ),
+            (
+                "self.files.size() == 0 || self.include.size() == 0",
+                "`include` must be left out when `files` names the files: only those are fetched",
+                ".include",
+            ),
+            (
+                f"self.format == 'Pickle' || !self.files.exists(f, f.path.matches(r'{_PICKLE}'))",
+                "`files` names a file that can run code when it is loaded (.bin, .pt, .pkl, ...): use a "
+                "safetensors version of the model, or set `format: Pickle` if you trust the source",
+                ".files",
+            ),
+            (
+                f"self.format == 'Pickle' || !self.include.exists(p, p.matches(r'{_PICKLE}'))",
+                "`include` asks for files that can run code when they are loaded (.bin, .pt, .pkl, ...): use a "
+                "safetensors version of the model, or set `format: Pickle` if you trust the source",
+                ".include",
             ),
         )
     )
@@ -73,9 +115,35 @@ class ModelSource(APIModel):
     uri: Annotated[
         str,
         Field(
-            min_length=6,
+            min_length=1,
             max_length=1024,
-            pattern=r"^(hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+|https?://[^\s/?#]+/[^\s?#]*|pvc://[a-z0-9]([-.a-z0-9]*[a-z0-9])?(/[^\s?#]*)?)$",
+            pattern=rf"^({_HF}|{_HTTP}|{_PVC})$",
+            json_schema_extra=rules(
+                (
+                    "self.matches('^(hf|https?|pvc)://')",
+                    "must begin with hf://, https://, http:// or pvc://, in small letters: "
+                    "hf://ORG/NAME, https://HOST/FOLDER/ or pvc://CLAIM/PATH",
+                ),
+                (
+                    f"!self.startsWith('hf://') || self.matches(r'^{_HF}$')",
+                    "must be hf://ORG/NAME and no more: the revision goes into `revision`, a mirror's address "
+                    "into `endpoint`, the names of files into `include`",
+                ),
+                (
+                    f"!self.startsWith('http') || self.matches(r'^{_HTTP}$')",
+                    "must be http(s)://HOST/PATH without spaces, '?' and '#'; end it in '/' for a folder with a "
+                    "SHA256SUMS file, a token goes into a Secret named in `credentials`",
+                ),
+                (
+                    f"!self.startsWith('pvc://') || self.matches(r'^{_PVC}$')",
+                    "must be pvc://CLAIM/PATH: the name of a PersistentVolumeClaim in the same namespace, "
+                    "then a path on it without spaces, '?' and '#'",
+                ),
+                (
+                    "!self.split('/').exists(p, p == '..')",
+                    "must not contain '..': write the path as it is",
+                ),
+            ),
             description="hf://ORG/NAME (Hugging Face or a mirror that speaks its API), http(s)://HOST/FOLDER/ "
             "(with a SHA256SUMS file in it) or http(s)://HOST/FILE, or pvc://CLAIM/PATH (a claim in the same "
             "namespace).",
@@ -83,9 +151,11 @@ class ModelSource(APIModel):
     ]
     revision: Annotated[
         str,
-        Field(
+        worded(
+            "^([A-Za-z0-9_][A-Za-z0-9._/-]*)?$",
+            "must be a commit, a tag or a branch: A-Z, a-z, 0-9, '.', '_', '/' and '-'",
+            ("!self.contains('..')", "must not contain '..': no branch or tag does"),
             max_length=128,
-            pattern=r"^[A-Za-z0-9._/-]*$",
             description="For hf://: a commit (best), tag or branch. It is resolved to a commit once.",
         ),
     ] = ""
@@ -106,7 +176,19 @@ class ModelSource(APIModel):
         ),
     ] = []
     include: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=128)]],
+        list[
+            Annotated[
+                str,
+                worded(
+                    r"^[^/\\\x00-\x1f\x7f][^\\\x00-\x1f\x7f]*$",
+                    "must be a pattern of paths relative to the model's root, such as '*.safetensors': "
+                    "no '/' in front, no backslash",
+                    ("!self.split('/').exists(p, p == '..')", "must not contain '..'"),
+                    min_length=1,
+                    max_length=128,
+                ),
+            ]
+        ],
         Field(
             max_length=32,
             description="Shell patterns of the files to fetch. Left out: what the format needs.",
@@ -115,9 +197,11 @@ class ModelSource(APIModel):
     ] = []
     endpoint: Annotated[
         str | None,
-        Field(
+        worded(
+            r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+            "must be the base URL of a hub, for example https://huggingface.co: http(s)://HOST, without "
+            "spaces, '?' and '#'",
             max_length=512,
-            pattern=r"^https?://[^\s?#]+$",
             description="Base URL of the hub for hf:// URIs. Left out: the one the operator was installed with.",
         ),
     ] = None
@@ -127,18 +211,36 @@ class ModelSource(APIModel):
 class Toleration(APIModel):
     """A taint to tolerate, as in a pod."""
 
-    key: Annotated[str, Field(max_length=316, description="Taint key; empty matches all keys.")] = ""
-    operator: Annotated[
-        str, Field(max_length=8, pattern="^(Exists|Equal)$", description="Exists or Equal.")
-    ] = "Equal"
-    value: Annotated[str, Field(max_length=63, description="Taint value for Equal.")] = ""
-    effect: Annotated[
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.operator != 'Exists' || self.value == ''",
+                "`value` must be left out where `operator` is Exists: it tolerates every value",
+                ".value",
+            ),
+            (
+                "self.key != '' || self.operator == 'Exists'",
+                "`key` must be set where `operator` is Equal; to tolerate every taint set `operator: Exists`",
+                ".key",
+            ),
+        )
+    )
+
+    key: Annotated[
         str,
-        Field(
-            max_length=16,
-            pattern="^(NoSchedule|PreferNoSchedule|NoExecute)?$",
-            description="Taint effect; empty matches all.",
+        worded(
+            f"^({KEY})?$",
+            "must be the key of a taint: at most 63 characters of A-Z, a-z, 0-9, '-', '_' and '.', "
+            "optionally after a domain and '/', for example nvidia.com/gpu",
+            max_length=316,
+            description="Taint key; empty matches all keys.",
         ),
+    ] = ""
+    operator: Annotated[Literal["Exists", "Equal"], Field(description="Exists or Equal.")] = "Equal"
+    value: Annotated[LabelValue, Field(description="Taint value for Equal.")] = ""
+    effect: Annotated[
+        Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"],
+        Field(description="Taint effect; empty matches all."),
     ] = ""
 
 
@@ -153,11 +255,14 @@ class PlacementSpec(APIModel):
             json_schema_extra={"x-kubernetes-list-type": "set"},
         ),
     ] = []
-    node_selector: Annotated[Labels, Field(description="Labels that a node must have.")] = {}
+    # A service's own cache is placed by its hardware and by its pod template: both have room here.
+    node_selector: Annotated[
+        dict[LabelKey, LabelValue], Field(max_length=64, description="Labels that a node must have.")
+    ] = {}
     tolerations: Annotated[
         list[Toleration],
         Field(
-            max_length=16,
+            max_length=64,
             description="Taints to tolerate besides those of GPU nodes, which are always tolerated.",
         ),
     ] = []
@@ -175,6 +280,7 @@ class ModelCacheSpec(APIModel):
             (
                 "self.source == oldSelf.source",
                 "`source` must not change: weights of another source are another ModelCache; create a new one",
+                ".source",
             )
         )
     )
@@ -266,6 +372,15 @@ class ModelCache(APIModel):
 
     An LLMDeployment makes the one it needs; make one yourself to have weights on nodes ahead of time.
     """
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.metadata.name.size() <= 63",
+                "metadata.name must be at most 63 characters: the labels of volumes and warmers hold it",
+            )
+        )
+    )
 
     PLURAL: ClassVar[str] = "modelcaches"
 

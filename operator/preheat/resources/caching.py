@@ -1,17 +1,22 @@
 """The children of a ModelCache, and the ModelCache that an LLMDeployment makes for itself.
 
-One folder per cache on every node, reached through three PersistentVolumes of the same path:
+On every node each namespace has a folder, and in it each cache has one. PersistentVolumes reach them:
 
-make   hostPath, DirectoryOrCreate: mounting it makes the kubelet create the folder (owned by root)
-warm   local: mounting it with fsGroup gives the folder to our group, so the warmer may write; any node
-serve  local, read-only in pods: its node affinity asks for the label that only complete nodes carry
+make   ROOT/NAMESPACE      hostPath, DirectoryOrCreate: mounting it makes the kubelet create the folder (as root)
+warm   ROOT/NAMESPACE      local: mounting it with fsGroup gives the folder to our group; warmers may write
+serve  ROOT/NAMESPACE/KEY  local, read-only in pods: its node affinity asks for the label of complete nodes
 
 A warmer mounts make and warm: no pod of ours runs as root and none uses a hostPath volume itself, so Pod
 Security `restricted` holds. A model pod mounts serve: the scheduler itself keeps it off incomplete nodes.
+make and warm are there once per namespace, serve once per cache.
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from pydantic import ValidationError
 
 from preheat.api.constants import (
     ANNOTATION_NODE,
@@ -28,10 +33,12 @@ from preheat.api.constants import (
     PORT_WARMER,
 )
 from preheat.api.llmdeployment import LLMDeployment
-from preheat.api.modelcache import ModelCache, ModelFormat
+from preheat.api.modelcache import ModelCache, ModelFormat, PlacementSpec, Toleration
 from preheat.config import OperatorConfig
+from preheat.errors import InvalidSpec
 from preheat.resources import names
 from preheat.resources.metadata import Manifest, child, stamped
+from preheat.resources.overlay import without_nulls
 from preheat.resources.pod import container_security, pod_security
 from preheat.resources.serving import cache_source
 
@@ -46,13 +53,13 @@ DEFAULT_INCLUDES = {
 
 def make_cache(service: LLMDeployment, name: str, nodes: int) -> Manifest:
     """Ask for the service's weights on as many nodes as it needs."""
-    hardware = service.spec.hardware
+    gpu, asked = service.spec.hardware.gpu, wanted_placement(service)
     placement: dict[str, Any] = {
-        "gpuTypes": [gpu.value for gpu in hardware.gpu.types],
-        "nodeSelector": hardware.node_selector,
+        "gpuTypes": [kind.value for kind in asked.gpu_types],
+        "nodeSelector": asked.node_selector,
         "tolerations": [
-            {"key": hardware.gpu.resource_name, "operator": "Exists"},
-            *(toleration.to_api() for toleration in hardware.tolerations),
+            {"key": gpu.resource_name, "operator": "Exists"},
+            *(toleration.to_api() for toleration in asked.tolerations),
         ],
         "nodes": nodes,
     }
@@ -60,6 +67,27 @@ def make_cache(service: LLMDeployment, name: str, nodes: int) -> Manifest:
     if service.spec.cache.max_bytes_per_second is not None:
         spec["maxBytesPerSecond"] = service.spec.cache.max_bytes_per_second
     return child(API_VERSION, "ModelCache", name, service, {LABEL_DEPLOYMENT: service.name}, spec=spec)
+
+
+def wanted_placement(service: LLMDeployment) -> PlacementSpec:
+    """Return where a service's pods may go, and so its weights: as hardware and the pod template say.
+
+    A toleration for a limited time is a wish to leave later, not to live there: it places no weights.
+    Raises InvalidSpec for one that an older operator let in and Kubernetes does not know.
+    """
+    hardware, template = service.spec.hardware, service.spec.template
+    pod = without_nulls((template and template.spec) or {})
+    try:
+        tolerations = [
+            Toleration.model_validate(t) for t in pod.get("tolerations", []) if "tolerationSeconds" not in t
+        ]
+    except ValidationError as problem:
+        raise InvalidSpec(f"spec.template.spec.tolerations: {problem.errors()[0]['msg']}") from problem
+    return PlacementSpec(
+        gpu_types=hardware.gpu.types,
+        node_selector={**hardware.node_selector, **pod.get("nodeSelector", {})},
+        tolerations=[*hardware.tolerations, *tolerations],
+    )
 
 
 def cache_key(cache: ModelCache) -> str:
@@ -88,41 +116,91 @@ def node_label(key: str) -> str:
     return NODE_LABEL_PREFIX + key
 
 
-def make_volumes(cache: ModelCache, config: OperatorConfig) -> list[Manifest]:
-    """Return the three PersistentVolumes. They are cluster-scoped, so no owner can delete them: we do."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a cache lies on every node, and through which volumes its warmers reach it.
+
+    ``home``: the folder that they mount. ``volumes``: the key in the names of make and warm.
+    ``folder``: the cache's own folder below home, empty when home is its own.
+    """
+
+    home: str
+    volumes: str
+    folder: str
+
+    @property
+    def path(self) -> str:
+        """The cache's own folder."""
+        return f"{self.home}/{self.folder}" if self.folder else self.home
+
+
+def place_of(cache: ModelCache, paths: Mapping[str, str], config: OperatorConfig) -> Place:
+    """Return where a cache lies. ``paths``: of the volumes that exist, by name.
+
+    A volume's path can never change. So where there are volumes they say where it is, and the setting of
+    the installation is only for new ones. A cache that lies elsewhere (made by a release before 0.2, or
+    under another root) has make and warm volumes of its own.
+    """
+    key, shared = cache_key(cache), names.namespace_key(cache.namespace)
+    home = paths.get(names.volume_name(shared, "warm"), f"{config.cache_root}/{cache.namespace}")
+    place = Place(home, shared, key)
+    own = paths.get(names.volume_name(key, "serve"), place.path)
+    return place if own == place.path else Place(own, key, "")
+
+
+def make_volumes(cache: ModelCache, place: Place) -> list[Manifest]:
+    """Return the PersistentVolumes. They are cluster-scoped, so no owner can delete them: we do."""
     key = cache_key(cache)
-    path = f"{config.cache_root}/{key}"
     anywhere = {"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}
     complete = {"key": node_label(key), "operator": "In", "values": [NODE_LABEL_READY]}
+    make = {"hostPath": {"path": place.home, "type": "DirectoryOrCreate"}}
+    labels = {
+        LABEL_MANAGED_BY: MANAGED_BY,
+        LABEL_CACHE: names.fit(cache.name, 63),
+        LABEL_CACHE_NAMESPACE: cache.namespace,
+    }
+    both = {k: v for k, v in labels.items() if k != LABEL_CACHE or not place.folder}
     return [
-        _volume(cache, "make", {"hostPath": {"path": path, "type": "DirectoryOrCreate"}}, anywhere),
-        _volume(cache, "warm", {"local": {"path": path}}, anywhere),
-        _volume(cache, "serve", {"local": {"path": path}}, complete),
+        _volume(cache, names.volume_name(place.volumes, "make"), both, make, anywhere),
+        _volume(
+            cache, names.volume_name(place.volumes, "warm"), both, {"local": {"path": place.home}}, anywhere
+        ),
+        _volume(cache, names.volume_name(key, "serve"), labels, {"local": {"path": place.path}}, complete),
     ]
 
 
-def make_claims(cache: ModelCache) -> list[Manifest]:
-    """Return the claims that pods use, each bound to its volume from the start."""
-    key = cache_key(cache)
+def make_claims(cache: ModelCache, place: Place) -> list[Manifest]:
+    """Return the claims that pods use, each bound to its volume from the start.
+
+    They have no owner (``decide/orphans.py`` deletes them): what pods mount must outlast a cache that somebody
+    deletes under them. A claim that is being deleted lets no new pod start, and stays until the old ones end.
+    """
+    common = {LABEL_MANAGED_BY: MANAGED_BY}
+    its_own = {**common, LABEL_CACHE: cache.name}
+    shared = {**common, LABEL_CACHE_NAMESPACE: cache.namespace} if place.folder else its_own
     return [
-        child(
-            "v1",
-            "PersistentVolumeClaim",
-            names.volume_name(key, role),
-            cache,
-            {LABEL_CACHE: cache.name},
-            spec={
+        *(_claim(cache, names.volume_name(place.volumes, role), shared) for role in ("make", "warm")),
+        _claim(cache, names.volume_name(cache_key(cache), "serve"), its_own),
+    ]
+
+
+def _claim(cache: ModelCache, name: str, labels: dict[str, str]) -> Manifest:
+    return stamped(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name, "namespace": cache.namespace, "labels": labels},
+            "spec": {
                 "storageClassName": "",
-                "volumeName": names.volume_name(key, role),
+                "volumeName": name,
                 "accessModes": ["ReadWriteMany"],
                 "resources": {"requests": {"storage": CLAIM_SIZE}},
             },
-        )
-        for role in ("make", "warm", "serve")
-    ]
+        }
+    )
 
 
-def make_warmer(cache: ModelCache, node: str, config: OperatorConfig) -> Manifest:
+def make_warmer(cache: ModelCache, node: str, place: Place, config: OperatorConfig) -> Manifest:
     """Fetch and verify the weights on one node."""
     labels = {LABEL_CACHE: cache.name, LABEL_COMPONENT: COMPONENT_WARMER}
     body = child(
@@ -151,7 +229,7 @@ def make_warmer(cache: ModelCache, node: str, config: OperatorConfig) -> Manifes
                     "labels": {**labels, LABEL_MANAGED_BY: MANAGED_BY},
                     "annotations": {ANNOTATION_NODE: node},
                 },
-                "spec": _warmer_pod(cache, node, config),
+                "spec": _warmer_pod(cache, node, place, config),
             },
         },
     )
@@ -159,11 +237,10 @@ def make_warmer(cache: ModelCache, node: str, config: OperatorConfig) -> Manifes
     return body
 
 
-def _warmer_pod(cache: ModelCache, node: str, config: OperatorConfig) -> Manifest:
-    key = cache_key(cache)
+def _warmer_pod(cache: ModelCache, node: str, place: Place, config: OperatorConfig) -> Manifest:
     source = cache.spec.source
     volumes: list[Manifest] = [
-        {"name": role, "persistentVolumeClaim": {"claimName": names.volume_name(key, role)}}
+        {"name": role, "persistentVolumeClaim": {"claimName": names.volume_name(place.volumes, role)}}
         for role in ("make", "warm")
     ]
     mounts: list[Manifest] = [
@@ -203,7 +280,9 @@ def _warmer_pod(cache: ModelCache, node: str, config: OperatorConfig) -> Manifes
                 "name": "warmer",
                 "image": config.warmer_image,
                 "imagePullPolicy": "IfNotPresent",
-                "env": [{"name": "PREHEAT_WARMER_CONFIG", "value": _warmer_config(cache, node, config)}],
+                "env": [
+                    {"name": "PREHEAT_WARMER_CONFIG", "value": _warmer_config(cache, node, place, config)}
+                ],
                 "ports": [{"name": "progress", "containerPort": PORT_WARMER, "protocol": "TCP"}],
                 "resources": {
                     "requests": {"cpu": "100m", "memory": "128Mi"},
@@ -217,7 +296,7 @@ def _warmer_pod(cache: ModelCache, node: str, config: OperatorConfig) -> Manifes
     }
 
 
-def _warmer_config(cache: ModelCache, node: str, config: OperatorConfig) -> str:
+def _warmer_config(cache: ModelCache, node: str, place: Place, config: OperatorConfig) -> str:
     source = cache.spec.source
     settings = {
         "source": {"uri": source.uri, "revision": source.revision},
@@ -225,7 +304,7 @@ def _warmer_config(cache: ModelCache, node: str, config: OperatorConfig) -> str:
         "files": [file.to_api() for file in source.files],
         "include": source.include or DEFAULT_INCLUDES.get(source.format, []),
         "allowPickle": source.format is ModelFormat.PICKLE,
-        "destination": "/cache",
+        "destination": f"/cache/{place.folder}".rstrip("/"),
         "sourceDirectory": "/source",
         "listenPort": PORT_WARMER,
         "maxBytesPerSecond": cache.spec.max_bytes_per_second,
@@ -242,20 +321,14 @@ def tolerations(cache: ModelCache) -> list[Manifest]:
     return [custom, *(toleration for toleration in asked if toleration != custom)]
 
 
-def _volume(cache: ModelCache, role: str, where: Manifest, node: Manifest) -> Manifest:
-    name = names.volume_name(cache_key(cache), role)
+def _volume(
+    cache: ModelCache, name: str, labels: dict[str, str], where: Manifest, node: Manifest
+) -> Manifest:
     return stamped(
         {
             "apiVersion": "v1",
             "kind": "PersistentVolume",
-            "metadata": {
-                "name": name,
-                "labels": {
-                    LABEL_MANAGED_BY: MANAGED_BY,
-                    LABEL_CACHE: names.fit(cache.name, 63),
-                    LABEL_CACHE_NAMESPACE: cache.namespace,
-                },
-            },
+            "metadata": {"name": name, "labels": labels},
             "spec": {
                 "capacity": {"storage": CLAIM_SIZE},
                 "accessModes": ["ReadWriteMany"],

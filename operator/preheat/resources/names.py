@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Any
 
 from preheat.api.gpu import GPUType
@@ -32,11 +33,6 @@ def short_gpu(gpu_type: GPUType) -> str:
     return gpu_type.value.split("-", 1)[1]
 
 
-def revision_name(service: str, revision: str) -> str:
-    """Name of what all GPU types of one revision share (its ConfigMap)."""
-    return fit(f"{service}-{revision}")
-
-
 def child_name(service: str, revision: str, gpu_type: GPUType) -> str:
     """Name of the Deployment, and of the ControllerRevision that pins it."""
     return fit(f"{service}-{revision}-{short_gpu(gpu_type)}")
@@ -55,9 +51,24 @@ def cache_key(namespace: str, cache: str, source: dict[str, Any]) -> str:
     return digest([namespace, cache, source], 16)
 
 
+def namespace_key(namespace: str) -> str:
+    """Name, in volumes, of what all caches of a namespace share."""
+    return digest(["namespace", namespace], 16)
+
+
 def volume_name(key: str, role: str) -> str:
-    """Name of a cache's PersistentVolume and of its claim. Role: serve, warm or make."""
+    """Name of a PersistentVolume and of its claim. Role: serve (a cache's), warm or make (a namespace's)."""
     return f"preheat-{key}-{role}"
+
+
+def key_of_volume(name: str, role: str) -> str | None:
+    """Return the key in the name of a volume or claim of ours, None when it has another name.
+
+    >>> key_of_volume("preheat-0123456789abcdef-serve", "serve"), key_of_volume("data", "serve")
+    ('0123456789abcdef', None)
+    """
+    found = re.fullmatch(rf"preheat-([0-9a-f]{{16}})-{role}", name)
+    return found and found[1]
 
 
 def warmer_name(cache: str, node: str) -> str:

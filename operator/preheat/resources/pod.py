@@ -8,10 +8,10 @@ the agent can read how far the engine's load is.
 """
 
 import json
-import re
 from typing import Any
 
 from preheat.api.constants import (
+    ANNOTATION_REPOSITORY_PREFIX,
     COMPONENT_ENGINE,
     LABEL_COMPONENT,
     LABEL_DEPLOYMENT,
@@ -23,13 +23,16 @@ from preheat.api.constants import (
     PORT_GRPC,
     PORT_HTTP,
     PORT_METRICS,
+    REPOSITORY_DIRECTORY,
     RUN_AS,
+    WEIGHTS_DIRECTORY,
 )
 from preheat.api.gpu import GPU_MODELS, LABEL_ACCELERATOR, LABEL_PRODUCT, GPUType
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.config import OperatorConfig
 from preheat.errors import InvalidSpec
-from preheat.resources.engines.base import REPOSITORY_DIRECTORY, WEIGHTS_DIRECTORY, Rendering
+from preheat.resources import patterns
+from preheat.resources.engines.base import Rendering
 from preheat.resources.metadata import Manifest
 
 ENDPOINT_DELAY_SECONDS = 3
@@ -48,14 +51,14 @@ def pod_template(
     *,
     gpu_type: GPUType,
     revision: str,
-    repository: str,
     claim: str,
     config: OperatorConfig,
 ) -> Manifest:
     """Return the template of one revision's pods on one GPU type.
 
-    ``repository`` is the ConfigMap with the model repository, ``claim`` the volume with the weights,
-    which binds only on nodes that hold them complete and verified.
+    ``claim`` is the volume with the weights, which binds only on nodes that hold them complete and
+    verified. The model repository lies in annotations and is mounted from there: a revision is all in
+    one piece, and no other object can get lost or change under it.
     """
     runtime = service.spec.runtime
     return {
@@ -66,10 +69,12 @@ def pod_template(
                 LABEL_REVISION: revision,
                 LABEL_GPU_TYPE: gpu_type.value,
             },
-            "annotations": {"kubectl.kubernetes.io/default-container": "engine"},
+            "annotations": {
+                "kubectl.kubernetes.io/default-container": "engine",
+                **{annotation_key(path): text for path, text in sorted(rendering.files.items())},
+            },
         },
         "spec": {
-            "serviceAccountName": service.name,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "shareProcessNamespace": True,
@@ -83,7 +88,7 @@ def pod_template(
             "containers": [_engine(service, rendering)],
             "volumes": [
                 {"name": "weights", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}},
-                {"name": "repository", "configMap": {"name": repository}},
+                {"name": "repository", "downwardAPI": {"items": _repository(rendering)}},
                 {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": runtime.shared_memory}},
                 {"name": "tmp", "emptyDir": {}},
             ],
@@ -173,12 +178,11 @@ def agent_config(service: LLMDeployment, rendering: Rendering) -> str:
     Raises InvalidSpec for an expectation that is no regular expression.
     """
     health = service.spec.health
-    try:
-        re.compile(health.canary.expect or "")
-    except re.error as error:
+    problem = patterns.problem(health.canary.expect or "")
+    if problem is not None:
         raise InvalidSpec(
-            f"spec.health.canary.expect {health.canary.expect!r} is no regular expression: {error}"
-        ) from error
+            f"spec.health.canary.expect {health.canary.expect!r} is no good regular expression: {problem}"
+        )
     canary: dict[str, Any] = {
         **health.canary.to_api(),
         "inputName": rendering.input_name,
@@ -210,7 +214,7 @@ def _engine(service: LLMDeployment, rendering: Rendering) -> Manifest:
         {
             "name": "repository",
             "mountPath": f"{REPOSITORY_DIRECTORY}/{path}",
-            "subPath": configmap_key(path),
+            "subPath": file_key(path),
             "readOnly": True,
         }
         for path in sorted(rendering.files)
@@ -259,10 +263,26 @@ def _engine(service: LLMDeployment, rendering: Rendering) -> Manifest:
     }
 
 
-def configmap_key(path: str) -> str:
-    """Return the ConfigMap key of a repository file: keys know no slash.
+def _repository(rendering: Rendering) -> list[Manifest]:
+    """Return the files of the model repository, each from its annotation."""
+    return [
+        {
+            "path": file_key(path),
+            "fieldRef": {"apiVersion": "v1", "fieldPath": f"metadata.annotations['{annotation_key(path)}']"},
+        }
+        for path in sorted(rendering.files)
+    ]
 
-    >>> configmap_key("llama/1/model.json")
+
+def annotation_key(path: str) -> str:
+    """Return the annotation that holds a file of the model repository."""
+    return f"{ANNOTATION_REPOSITORY_PREFIX}{file_key(path)}"
+
+
+def file_key(path: str) -> str:
+    """Return the name of a repository file where names know no slash.
+
+    >>> file_key("llama/1/model.json")
     'llama__1__model.json'
     """
     return path.replace("/", "__")

@@ -9,7 +9,9 @@ from preheat.api.constants import (
     LABEL_COMPONENT,
     LABEL_DEPLOYMENT,
     LABEL_GPU_TYPE,
+    LABEL_MANAGED_BY,
     LABEL_REVISION,
+    MANAGED_BY,
     PORT_AGENT,
     PORT_GRPC,
     PORT_HTTP,
@@ -20,8 +22,10 @@ from preheat.api.llmdeployment import LLMDeployment
 from preheat.config import OperatorConfig
 from preheat.resources import names
 from preheat.resources.engines import ENGINES
-from preheat.resources.metadata import Manifest, child
-from preheat.resources.pod import configmap_key, pod_template, selector
+from preheat.resources.metadata import Manifest, child, stamped
+from preheat.resources.overlay import overlay
+from preheat.resources.pod import container_security, pod_template, selector
+from preheat.resources.template_check import check_template
 
 NEVER_SECONDS = 2**31 - 1
 """A progress deadline that never comes: a load is watched by progress, not by the Deployment's clock."""
@@ -32,7 +36,7 @@ class Revision:
     """What a ControllerRevision pins: a new operator version renders nothing of it anew.
 
     ``id`` names the user's wish (all GPU types of a revision share it), ``number`` orders revisions,
-    ``template`` is the pod template for ``gpu_type``, ``files`` the model repository, ``cache`` the
+    ``template`` is the pod template for ``gpu_type`` with the model repository in it, ``cache`` the
     ModelCache with its weights and ``claim`` the volume through which pods reach them.
     """
 
@@ -40,7 +44,6 @@ class Revision:
     number: int
     gpu_type: GPUType
     template: Manifest
-    files: dict[str, str]
     cache: str
     claim: str
 
@@ -61,6 +64,8 @@ def revision_id(service: LLMDeployment) -> str:
         "health": spec.get("health"),
         "hardware": {**hardware, "gpu": gpu},
     }
+    if spec.get("template"):  # no template is no part of the hash: older ids stay what they are
+        wish["template"] = spec["template"]
     return names.digest(wish, 10)
 
 
@@ -69,7 +74,7 @@ def render_revision(
 ) -> Revision:
     """Return the revision that the service's spec asks for on one GPU type.
 
-    Raises InvalidSpec when the engine cannot do what the spec asks.
+    Raises InvalidSpec when the engine cannot do what the spec asks, or the template would break a promise.
     """
     rendering = ENGINES[service.spec.runtime.engine].render(service, config)
     identity = revision_id(service)
@@ -80,11 +85,13 @@ def render_revision(
         rendering,
         gpu_type=gpu_type,
         revision=identity,
-        repository=names.revision_name(service.name, identity),
         claim=claim,
         config=config,
     )
-    return Revision(identity, number, gpu_type, template, dict(rendering.files), cache, claim)
+    if service.spec.template is not None:
+        check_template(service)
+        template = overlay(template, service.spec.template, container_security)
+    return Revision(identity, number, gpu_type, template, cache, claim)
 
 
 def cache_source(service: LLMDeployment) -> dict[str, Any]:
@@ -106,7 +113,6 @@ def make_controller_revision(service: LLMDeployment, revision: Revision) -> Mani
         revision=revision.number,
         data={
             "template": revision.template,
-            "files": revision.files,
             "cache": revision.cache,
             "claim": revision.claim,
         },
@@ -125,26 +131,11 @@ def parse_controller_revision(body: Manifest) -> Revision | None:
             number=int(body["revision"]),
             gpu_type=GPUType(labels[LABEL_GPU_TYPE]),
             template=data["template"],
-            files=data["files"],
             cache=data["cache"],
             claim=data["claim"],
         )
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def make_repository(service: LLMDeployment, revision: Revision) -> Manifest:
-    """Build the engine's model repository as an immutable ConfigMap, one per revision."""
-    labels = {LABEL_DEPLOYMENT: service.name, LABEL_REVISION: revision.id}
-    return child(
-        "v1",
-        "ConfigMap",
-        names.revision_name(service.name, revision.id),
-        service,
-        labels,
-        immutable=True,
-        data={configmap_key(path): text for path, text in sorted(revision.files.items())},
-    )
 
 
 def make_deployment(service: LLMDeployment, revision: Revision, replicas: int) -> Manifest:
@@ -191,18 +182,6 @@ def make_service(service: LLMDeployment) -> Manifest:
     )
 
 
-def make_service_account(service: LLMDeployment) -> Manifest:
-    """Give pods an identity without rights and without a token: a model needs no API server."""
-    return child(
-        "v1",
-        "ServiceAccount",
-        service.name,
-        service,
-        {LABEL_DEPLOYMENT: service.name},
-        automountServiceAccountToken=False,
-    )
-
-
 def make_disruption_budget(service: LLMDeployment) -> Manifest:
     """Let a drain take one replica at a time, and none while others are still loading."""
     return child(
@@ -219,28 +198,35 @@ def make_disruption_budget(service: LLMDeployment) -> Manifest:
     )
 
 
-def make_network_policy(service: LLMDeployment, config: OperatorConfig) -> Manifest:
-    """Let anyone ask the model, only the operator's namespace the agent, and the pod nobody."""
+POLICY = "preheat-model-pods"
+
+
+def make_network_policy(namespace: str, config: OperatorConfig) -> Manifest:
+    """Let anyone ask a model, only the operator's namespace its agent, and the pod nobody.
+
+    One for all model pods of a namespace. It has no owner and goes with the last LLMDeployment.
+    """
     operator = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": config.namespace}}}
-    return child(
-        "networking.k8s.io/v1",
-        "NetworkPolicy",
-        service.name,
-        service,
-        {LABEL_DEPLOYMENT: service.name},
-        spec={
-            "podSelector": {"matchLabels": selector(service.name)},
-            "policyTypes": ["Ingress", "Egress"],
-            "ingress": [
-                {
-                    "ports": [
-                        {"port": port, "protocol": "TCP"} for port in (PORT_HTTP, PORT_GRPC, PORT_METRICS)
-                    ]
-                },
-                {"from": [operator], "ports": [{"port": PORT_AGENT, "protocol": "TCP"}]},
-            ],
-            "egress": [],
-        },
+    pods = {LABEL_MANAGED_BY: MANAGED_BY, LABEL_COMPONENT: COMPONENT_ENGINE}
+    return stamped(
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": POLICY, "namespace": namespace, "labels": pods},
+            "spec": {
+                "podSelector": {"matchLabels": pods},
+                "policyTypes": ["Ingress", "Egress"],
+                "ingress": [
+                    {
+                        "ports": [
+                            {"port": port, "protocol": "TCP"} for port in (PORT_HTTP, PORT_GRPC, PORT_METRICS)
+                        ]
+                    },
+                    {"from": [operator], "ports": [{"port": PORT_AGENT, "protocol": "TCP"}]},
+                ],
+                "egress": [],
+            },
+        }
     )
 
 

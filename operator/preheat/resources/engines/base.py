@@ -7,11 +7,6 @@ from typing import Protocol
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.config import OperatorConfig
 
-WEIGHTS_DIRECTORY = "/mnt/models"
-"""Where the verified weights are mounted, read-only."""
-REPOSITORY_DIRECTORY = "/models"
-"""Where the rendered model repository is mounted, file by file, read-only."""
-
 
 @dataclass(frozen=True, slots=True)
 class Rendering:

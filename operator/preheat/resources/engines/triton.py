@@ -7,10 +7,10 @@ only those know who may read pods.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from preheat.api.constants import PORT_GRPC, PORT_HTTP, PORT_METRICS
+from preheat.api.constants import PORT_GRPC, PORT_HTTP, PORT_METRICS, REPOSITORY_DIRECTORY
 from preheat.api.llmdeployment import Backend, LLMDeployment
 from preheat.config import OperatorConfig
-from preheat.resources.engines.base import REPOSITORY_DIRECTORY, Rendering
+from preheat.resources.engines.base import Rendering
 from preheat.resources.engines.triton_backends import Model, llamacpp, repository, tensorrtllm, vllm
 
 MIN_EXIT_SECONDS = 5

@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
+from preheat.api.constants import WEIGHTS_DIRECTORY
 from preheat.api.llmdeployment import LLMDeployment, Precision
 from preheat.api.modelcache import ModelFormat
 from preheat.errors import InvalidSpec
 from preheat.resources.engines import pbtxt
-from preheat.resources.engines.base import WEIGHTS_DIRECTORY
 from preheat.resources.engines.pbtxt import Enum, Value, tensor
 
 OFFLINE = {
