@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 DEFAULT_IMAGES: Final = {
     "agent": "ghcr.io/preheat-dev/agent:0.1.0",
@@ -29,6 +29,10 @@ class OperatorConfig:
     cache_root: str = "/var/lib/preheat"
     """Folder on every node under which weights lie, absolute."""
     hf_endpoint: str = "https://huggingface.co"
+    api_timeout_seconds: float = 30.0
+    """How long the API server may take for one answer."""
+    resync_seconds: float = 300.0
+    """How often everything is listed anew: watches miss deletions, and nothing else finds them out."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "OperatorConfig":
@@ -36,8 +40,8 @@ class OperatorConfig:
 
         Raises ValueError, with the variable's name, for a value that cannot work.
         """
-        given = {
-            name: value
+        given: dict[str, Any] = {
+            name: _seconds(name, value) if name.endswith("_seconds") else value
             for name in cls.__dataclass_fields__
             if (value := environment.get(f"PREHEAT_{name.upper()}", ""))
         }
@@ -47,3 +51,15 @@ class OperatorConfig:
                 f"PREHEAT_CACHE_ROOT is {config.cache_root!r}: it must be an absolute path without '..'"
             )
         return config
+
+
+def _seconds(name: str, value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 86_400:
+        raise ValueError(
+            f"PREHEAT_{name.upper()} is {value!r}: it must be a number of seconds from 1 to 86400"
+        )
+    return seconds

@@ -3,11 +3,13 @@
 PreheatError
 ├─ InvalidSpec        the user must change something   -> condition Accepted=False, wait for a change
 ├─ Unavailable        a peer failed or throttled us    -> back off, last status kept
-└─ NotOwned           the name is taken by a stranger  -> condition with its name, look again at resync
+│  └─ NotYet          it does not know our kinds yet  -> the same, and nothing is said
+├─ NotOwned           the name is taken by a stranger  -> condition with its name, look again soon
+└─ GoingAway          it or its namespace is deleted   -> nothing to do and nothing to say
 anything else         a bug                            -> traceback in the log, back off, the loop survives
 """
 
-__all__ = ["InvalidSpec", "NotOwned", "PreheatError", "Unavailable"]
+__all__ = ["GoingAway", "InvalidSpec", "NotOwned", "NotYet", "PreheatError", "Unavailable"]
 
 
 class PreheatError(Exception):
@@ -20,6 +22,14 @@ class InvalidSpec(PreheatError):  # noqa: N818 - a verdict on the spec, read as 
 
 class Unavailable(PreheatError):  # noqa: N818
     """Something outside did not answer, or not now. Trying again is right."""
+
+
+class NotYet(Unavailable):
+    """The API server does not know a kind yet whose definition was installed seconds ago."""
+
+
+class GoingAway(PreheatError):  # noqa: N818
+    """The object or its namespace is being deleted: nothing new is made, and what is there goes."""
 
 
 class NotOwned(PreheatError):  # noqa: N818

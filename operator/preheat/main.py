@@ -23,7 +23,8 @@ def main() -> None:
     metrics, probe = Metrics(), Probe(time.monotonic)
     stop = serve(int(os.environ.get("PREHEAT_PORT", PORT)), metrics, probe)
     try:
-        handlers.run(Controller(Kube.connect(), Sidecars.open(), config, metrics, probe))
+        kube = Kube(config.api_timeout_seconds)
+        handlers.run(Controller(kube, Sidecars.open(), config, metrics, probe))
     finally:
         stop()
 

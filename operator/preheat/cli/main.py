@@ -24,9 +24,10 @@ from preheat.config import OperatorConfig
 from preheat.decide.observed import NodeView
 from preheat.decide.serving import decide_service
 from preheat.decide.wish import ServiceObservation
-from preheat.errors import PreheatError
+from preheat.errors import InvalidSpec, PreheatError
 
 REFRESH_SECONDS = 0.5
+TIMEOUT_SECONDS = 30.0
 
 
 def main() -> None:
@@ -59,7 +60,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _status(arguments: argparse.Namespace) -> int:
-    kube = Kube.connect()
+    async with Kube(TIMEOUT_SECONDS) as kube:
+        return await _follow(kube, arguments)
+
+
+async def _follow(kube: Kube, arguments: argparse.Namespace) -> int:
     deadline = time.monotonic() + arguments.timeout
     screen_of = Screen()
     while True:
@@ -104,31 +109,45 @@ class Screen:
 
 
 async def _plan(arguments: argparse.Namespace) -> int:
-    bodies = [b for b in yaml.safe_load_all(arguments.filename.read_text("utf-8")) if b]
+    try:
+        bodies = [b for b in yaml.safe_load_all(arguments.filename.read_text("utf-8")) if b]
+    except (OSError, UnicodeDecodeError) as error:
+        print(f"{arguments.filename}: cannot be read: {error}", file=sys.stderr)
+        return 2
+    except yaml.YAMLError as error:
+        print(f"{arguments.filename}: is no YAML: {error}", file=sys.stderr)
+        return 2
     wanted = [body for body in bodies if isinstance(body, dict) and body.get("kind") == "LLMDeployment"]
     if not wanted:
         print(f"{arguments.filename}: holds no LLMDeployment", file=sys.stderr)
         return 1
-    nodes = [NodeView.from_body(node) for node in await Kube.connect().list_all("Node")]
-    failed = False
-    for body in wanted:
-        failed |= _plan_one(body, arguments.namespace, nodes)
+    async with Kube(TIMEOUT_SECONDS) as kube:
+        nodes = [NodeView.from_body(node) for node in await kube.list_all("Node")]
+        failed = [body for body in wanted if not await _plan_one(kube, body, arguments.namespace, nodes)]
     return 1 if failed else 0
 
 
-def _plan_one(body: dict[str, Any], namespace: str, nodes: list[NodeView]) -> bool:
-    body = {**body, "metadata": {"namespace": namespace, "uid": "", **body.get("metadata", {})}}
+async def _plan_one(kube: Kube, body: dict[str, Any], namespace: str, nodes: list[NodeView]) -> bool:
+    metadata = body.get("metadata")
+    if not isinstance(metadata, dict) or not metadata.get("name"):
+        print("refused: metadata.name is missing", file=sys.stderr)
+        return False
+    body = {**body, "metadata": {"namespace": namespace, **metadata}}
     try:
-        service = parse(LLMDeployment, body)
-    except InvalidSpecError as error:
+        # The API server's own rules first: they are those that `kubectl apply` meets.
+        checked = await kube.check(body)
+        service = parse(
+            LLMDeployment, {**body, "metadata": {**body["metadata"], "uid": ""}, "spec": checked["spec"]}
+        )
+    except (InvalidSpec, InvalidSpecError) as error:
         print(f"refused: {error}", file=sys.stderr)
-        return True
+        return False
     seen = ServiceObservation(nodes, (), (), (), ())
     config = OperatorConfig.from_environment(os.environ)
     plan = decide_service(service, seen, config, datetime.now(UTC))
     print(f"LLMDeployment {service.namespace}/{service.name}, as if nothing of it existed yet:")
     print("\n".join(plans.lines(plan)))
-    return False
+    return True
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """``kubectl preheat plan``: what would happen, before it happens. The very decision that the operator makes."""
 
-from preheat.decide.plan import Apply, Delete, LabelNode, Plan
+from collections.abc import Mapping
+from typing import Any
+
+from preheat.api.template import AGENT, ENGINE, OWN_VOLUMES
+from preheat.decide.plan import Adopt, Apply, Delete, LabelNode, Plan, Write
 
 
 def lines(plan: Plan) -> list[str]:
@@ -10,13 +14,29 @@ def lines(plan: Plan) -> list[str]:
     return result + [f"  {c['type']}={c['status']} {c['reason']}: {c['message']}" for c in told]
 
 
-def _line(write: Apply | Delete | LabelNode) -> str:
+def _line(write: Write) -> str:
     match write:
         case Apply():
             spec = write.manifest.get("spec") or {}
             count = f" with {spec['replicas']} replicas" if "replicas" in spec else ""
-            return f"  apply   {write.manifest['kind']} {write.manifest['metadata']['name']}{count}"
+            pod = _pod(spec) if write.manifest["kind"] == "Deployment" else ""
+            return f"  apply   {write.manifest['kind']} {write.manifest['metadata']['name']}{count}{pod}"
+        case Adopt():
+            return f"  adopt   {write.live['kind']} {write.live['metadata']['name']}"
         case Delete():
             return f"  delete  {write.kind} {write.name}"
         case LabelNode():
-            return f"  label   Node {write.node} {write.key}={write.value}"
+            labels = (f"{k}-" if v is None else f"{k}={v}" for k, v in write.labels.items())
+            return f"  label   Node {write.node} {' '.join(labels)}"
+
+
+def _pod(spec: Mapping[str, Any]) -> str:
+    """Return what is in a pod when there is more than engine and agent: the template's containers and volumes."""
+    pod = spec["template"]["spec"]
+    parts = {
+        "containers": [c["name"] for c in pod["containers"] if c["name"] != ENGINE],
+        "init containers": [c["name"] for c in pod["initContainers"] if c["name"] != AGENT],
+        "volumes": [v["name"] for v in pod["volumes"] if v["name"] not in OWN_VOLUMES],
+    }
+    told = "; ".join(f"{kind} {', '.join(names)}" for kind, names in parts.items() if names)
+    return f", of the template: {told}" if told else ""

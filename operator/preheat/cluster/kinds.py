@@ -48,9 +48,7 @@ _ALL = (
     Kind("Deployment", "apps/v1", "deployments"),
     Kind("ControllerRevision", "apps/v1", "controllerrevisions"),
     Kind("Job", "batch/v1", "jobs"),
-    Kind("ConfigMap", "v1", "configmaps"),
     Kind("Service", "v1", "services"),
-    Kind("ServiceAccount", "v1", "serviceaccounts"),
     Kind("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets"),
     Kind("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies"),
 )

@@ -1,46 +1,76 @@
 """The one door to the API server. Nothing above it sees the client library or a status code.
 
-The client is synchronous; each call runs in a thread, so that no object's loop stops another's.
+Calls wait on the event loop, not in threads, and a slow caller does not hold up the others (``lanes.py``).
 
     404            -> None (reads), nothing (deletes)
-    409            -> Unavailable: look again
+    409            -> None (creations: the name is taken); else Unavailable: look again
     400, 422       -> InvalidSpec: the API server refuses what we built
+    403            -> GoingAway, when its cause is a namespace that is being deleted
     401, 403       -> Unavailable, with the server's words (RBAC, quota and admission speak through 403)
-    429, 5xx, none -> Unavailable
+    500 that says that it cannot read what was applied or is stored -> InvalidSpec: nor will it the next time
+    429, other 5xx, none -> Unavailable
 """
 
-import asyncio
 import json
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
-from kubernetes import client, config
-from urllib3.exceptions import HTTPError
+import aiohttp
+from kubernetes.aio import client, config
 
 from preheat.api.constants import FIELD_MANAGER
 from preheat.cluster.kinds import EVENTS, KINDS
-from preheat.errors import InvalidSpec, Unavailable
+from preheat.cluster.lanes import Lanes
+from preheat.errors import GoingAway, InvalidSpec, NotYet, Unavailable
 from preheat.resources.metadata import Manifest
 
-CONNECT_SECONDS, READ_SECONDS = 5, 30
+CONNECT_SECONDS = 5.0
+APPLY = "application/apply-patch+yaml; charset=utf-8"
+"""Said so, the client sends our text as it is."""
 PAGE = 500
 """Objects per list call."""
+EVENTS_READ = 100
+"""Events of one object that are read. Those who write them combine what repeats: there are about ten."""
 
 
 class Kube:
     """A small client: list, get, apply, patch, delete, and Events."""
 
-    def __init__(self, api: client.ApiClient) -> None:
-        self._api = api
+    def __init__(self, timeout_seconds: float) -> None:
+        self._timeout = aiohttp.ClientTimeout(
+            total=timeout_seconds, sock_connect=min(CONNECT_SECONDS, timeout_seconds)
+        )
+        self._lanes = Lanes()
+        self._api: client.ApiClient | None = None
 
-    @classmethod
-    def connect(cls) -> "Kube":
-        """Connect with the pod's own credentials, or with the kubeconfig outside a cluster."""
+    async def open(self) -> None:
+        """Connect with the pod's own credentials, or with the kubeconfig outside a cluster.
+
+        Raises Unavailable when there are neither.
+        """
+        settings = client.Configuration()
         try:
-            config.load_incluster_config()  # type: ignore[no-untyped-call]
+            config.load_incluster_config(settings)  # type: ignore[no-untyped-call]
         except config.ConfigException:
-            config.load_kube_config()  # type: ignore[no-untyped-call]
-        return cls(client.ApiClient())
+            try:
+                await config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+            except config.ConfigException as error:
+                raise Unavailable(f"no cluster is known: {error}") from error
+        settings.connection_pool_maxsize = 0  # no limit: lanes bound what is under way
+        self._api = client.ApiClient(settings)
+
+    async def close(self) -> None:
+        """Release the sockets."""
+        if self._api is not None:
+            await self._api.close()  # type: ignore[no-untyped-call]
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def list_all(self, kind: str) -> list[Manifest]:
         """Return every object of a kind that concerns us, over all namespaces."""
@@ -68,11 +98,42 @@ class Kube:
         except _Missing:
             return None
 
+    async def create(self, manifest: Manifest) -> Manifest | None:
+        """Create an object; return it, None when there is one of this name already."""
+        path = KINDS[manifest["kind"]].path(manifest["metadata"].get("namespace", ""))
+        try:
+            return await self._call("POST", path, [("fieldManager", FIELD_MANAGER)], manifest)
+        except _Exists:
+            return None
+
     async def apply(self, manifest: Manifest) -> Manifest:
         """Make an object so, by server-side apply; return it as it is now."""
         metadata = manifest["metadata"]
         path = KINDS[manifest["kind"]].path(metadata.get("namespace", ""), metadata["name"])
-        return await self._write(path, manifest, "application/apply-patch+yaml")
+        return await self._write(path, manifest, APPLY)
+
+    async def check(self, manifest: Manifest) -> Manifest:
+        """Return an object as it would be if somebody applied it, and change nothing.
+
+        Raises InvalidSpec. In a namespace that does not exist yet it is asked about as if it were for `default`: the
+        rules of a definition are the same everywhere.
+        """
+        query = [
+            ("fieldManager", "kubectl-preheat"),
+            ("force", "true"),
+            ("dryRun", "All"),
+            ("fieldValidation", "Strict"),
+        ]
+        metadata, kind = manifest["metadata"], KINDS[manifest["kind"]]
+        try:
+            return await self._call(
+                "PATCH", kind.path(metadata["namespace"], metadata["name"]), query, _yaml(manifest), APPLY
+            )
+        except _Missing:
+            moved = {**manifest, "metadata": {**metadata, "namespace": "default"}}
+            return await self._call(
+                "PATCH", kind.path("default", metadata["name"]), query, _yaml(moved), APPLY
+            )
 
     async def apply_status(
         self, kind: str, namespace: str, name: str, uid: str, status: Manifest
@@ -87,21 +148,64 @@ class Kube:
         }
         try:
             path = resource.path(namespace, name) + "/status"
-            return await self._write(path, body, "application/apply-patch+yaml")
+            return await self._write(path, body, APPLY)
         except _Missing:
             return None
 
-    async def label_node(self, node: str, key: str, value: str | None) -> Manifest | None:
-        """Set or remove one label of a node; return the node, None when it is gone.
+    async def adopt(self, live: Manifest, owner: Manifest) -> Manifest | None:
+        """Add a controller to the owners of an object, if it still is the one that was observed."""
+        metadata = live["metadata"]
+        resource, namespace = KINDS[live["kind"]], metadata.get("namespace", "")
+        owners = [*(metadata.get("ownerReferences") or ()), owner]
+        fence = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+        try:
+            return await self._call(
+                "PATCH",
+                resource.path(namespace, metadata["name"]),
+                [("fieldManager", FIELD_MANAGER)],
+                {"metadata": {**fence, "ownerReferences": owners}},
+                "application/merge-patch+json",
+            )
+        except _Missing:
+            return None
 
-        A merge patch: the labels of one node belong to many caches, so there is no one applied set.
+    async def clear_status(self, live: Manifest, pointers: Sequence[str]) -> Manifest | None:
+        """Remove fields of an object's status (JSON pointers, last ones first), if it is still this version."""
+        version = live["metadata"]["resourceVersion"]
+        fence = {"op": "test", "path": "/metadata/resourceVersion", "value": version}
+        try:
+            return await self._patch_status(
+                live, [fence, *({"op": "remove", "path": pointer} for pointer in pointers)]
+            )
+        except InvalidSpec as error:
+            raise Unavailable(f"the object has changed meanwhile: {error}") from error
+
+    async def replace_status(self, live: Manifest, status: Manifest) -> Manifest | None:
+        """Put a whole status in the place of one that cannot be applied to; None when the object is gone."""
+        fence = {"op": "test", "path": "/metadata/uid", "value": live["metadata"]["uid"]}
+        return await self._patch_status(live, [fence, {"op": "add", "path": "/status", "value": status}])
+
+    async def _patch_status(self, live: Manifest, patch: Sequence[Manifest]) -> Manifest | None:
+        metadata = live["metadata"]
+        path = KINDS[live["kind"]].path(metadata["namespace"], metadata["name"]) + "/status"
+        try:
+            return await self._call(
+                "PATCH", path, [("fieldManager", FIELD_MANAGER)], patch, "application/json-patch+json"
+            )
+        except _Missing:
+            return None
+
+    async def label_node(self, node: str, labels: Mapping[str, str | None]) -> Manifest | None:
+        """Set or remove (None) labels of a node; return the node, None when it is gone.
+
+        A merge patch: it says only what changes, and nothing of the labels of others.
         """
         try:
             return await self._call(
                 "PATCH",
                 KINDS["Node"].path("", node),
                 [("fieldManager", FIELD_MANAGER)],
-                {"metadata": {"labels": {key: value}}},
+                {"metadata": {"labels": dict(labels)}},
                 "application/merge-patch+json",
             )
         except _Missing:
@@ -119,6 +223,12 @@ class Kube:
             return None
         return answer if answer.get("kind") == kind else None
 
+    async def newest_event(self, namespace: str, uid: str) -> Manifest | None:
+        """Return the newest Event that regards an object, None when there is none. Of hundreds the first are read."""
+        query = [("fieldSelector", f"regarding.uid={uid}"), ("limit", str(EVENTS_READ))]
+        page = await self._call("GET", EVENTS.path(namespace), query)
+        return max(page.get("items") or (), key=_version, default=None)
+
     async def create_event(self, event: Manifest) -> None:
         """Post an Event. One that is refused is not worth a retry."""
         path = EVENTS.path(event["metadata"]["namespace"])
@@ -126,29 +236,31 @@ class Kube:
 
     async def _write(self, path: str, body: Manifest, content_type: str) -> Manifest:
         query = [("fieldManager", FIELD_MANAGER), ("force", "true")]
-        return await self._call("PATCH", path, query, body, content_type)
+        return await self._call("PATCH", path, query, _yaml(body), content_type)
 
     async def _call(
         self,
         method: str,
         path: str,
         query: list[tuple[str, str]] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | Sequence[Any] | str | None = None,
         content_type: str = "application/json",
     ) -> Manifest:
-        return await asyncio.to_thread(self._send, method, path, query or [], body, content_type)
+        return await self._lanes.run(self._send(method, path, query or [], body, content_type))
 
-    def _send(
+    async def _send(
         self,
         method: str,
         path: str,
         query: list[tuple[str, str]],
-        body: Mapping[str, Any] | None,
+        body: Mapping[str, Any] | Sequence[Any] | str | None,
         content_type: str,
     ) -> Manifest:
+        if self._api is None:
+            raise RuntimeError("open() comes first")
         try:
-            response = self._api.call_api(
-                *self._api.param_serialize(
+            response = await self._api.call_api(
+                *await self._api.param_serialize(
                     method=method,
                     resource_path=path,
                     query_params=query,
@@ -156,13 +268,11 @@ class Kube:
                     body=body,
                     auth_settings=["BearerToken"],
                 ),
-                _request_timeout=(CONNECT_SECONDS, READ_SECONDS),
+                _request_timeout=self._timeout,
             )
-            content: bytes = response.read() or b""  # type: ignore[no-untyped-call]
-        except client.ApiException as error:
-            raise _translated(error.status or 0, str(error.reason), error.body, f"{method} {path}") from error
-        except (HTTPError, OSError) as error:
-            raise Unavailable(f"{method} {path}: {error}") from error
+            content: bytes = await response.read() or b""  # type: ignore[no-untyped-call]
+        except (aiohttp.ClientError, OSError) as error:  # a time-out is an OSError
+            raise Unavailable(f"{method} {path}: {str(error) or type(error).__name__}") from error
         if not 200 <= response.status < 300:
             raise _translated(response.status, str(response.reason), content, f"{method} {path}")
         try:
@@ -172,22 +282,86 @@ class Kube:
         return result if isinstance(result, dict) else {}
 
 
+def _version(body: Manifest) -> int:
+    """Return the resourceVersion as a number: of two Events of one second it tells which came later."""
+    text = str(body["metadata"].get("resourceVersion", "0"))
+    return int(text) if text.isdigit() else 0
+
+
+def _yaml(body: Manifest) -> str:
+    r"""Return JSON that a YAML parser reads as well: there is no type for an apply in JSON.
+
+    YAML knows no surrogate pairs: a character beyond 16 bits is one escape of eight digits.
+
+    >>> print(_yaml({"a": chr(0x1F525)}))
+    {"a": "\U0001f525"}
+    """
+    return _PAIR.sub(_one_escape, json.dumps(body))
+
+
+_PAIR = re.compile(r"(\\\\)|\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})")
+"""A backslash of the text, which is to be left alone, or a pair."""
+
+
+def _one_escape(found: re.Match[str]) -> str:
+    if found[1]:
+        return found[1]
+    return f"\\U{(int(found[2], 16) - 0xD800 << 10) + int(found[3], 16) - 0xDC00 + 0x10000:08x}"
+
+
 class _Missing(Unavailable):
     """404. Never leaves this file, except from a write to a namespace that is going away."""
+
+
+class _Exists(Unavailable):
+    """409 to a creation. Never leaves this file."""
+
+
+_UNREADABLE = (
+    "failed to create typed patch object",
+    "failed to create typed live object",
+    "failed to convert new object",
+)
+"""Server-side apply answers 500, not 400, to a field that it does not know, a wrong type or a bad quantity, and
+where what is stored breaks the schema."""
 
 
 def _translated(status: int, reason: str, body: Any, call: str) -> Exception:
     message = f"{call}: {status} {_words(body) or reason}"
     if status == 404:
         return _Missing(message)
-    if status in {400, 422}:
+    if status == 409 and _reason(body) == "AlreadyExists":
+        return _Exists(message)
+    if status == 403 and _is_terminating(body):
+        return GoingAway(message)
+    if status == 403 and "no matches for kind" in message:
+        return NotYet(message)
+    if status in {400, 422} or (status == 500 and any(words in message for words in _UNREADABLE)):
         return InvalidSpec(message)
     return Unavailable(message)
 
 
+def _is_terminating(body: Any) -> bool:
+    """Tell whether a Status object names a namespace that is being deleted as its cause."""
+    try:
+        causes = json.loads(body)["details"]["causes"]
+        return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+
+
 def _words(body: Any) -> str:
     """Return the message of a Status object."""
+    return _field(body, "message")
+
+
+def _reason(body: Any) -> str:
+    """Return the reason of a Status object."""
+    return _field(body, "reason")
+
+
+def _field(body: Any, name: str) -> str:
     try:
-        return str(json.loads(body)["message"])
+        return str(json.loads(body)[name])
     except (KeyError, TypeError, ValueError):
         return ""

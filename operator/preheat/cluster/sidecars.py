@@ -2,9 +2,14 @@
 
 They are asked only while something is under way. Silence is not an error: progress is then not known, and
 the kubelet's probes go on without us.
+
+A pod that accepts and says nothing holds a connection until the time is up. So no object has more than
+AT_ONCE open, all its answers are in after TIMEOUT_SECONDS, and a pod that let the time pass is asked again
+after a pause that doubles: a thousand of them delay nobody else.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +19,13 @@ from preheat.api.constants import PORT_AGENT, PORT_WARMER
 from preheat.decide.observed import AgentReport, WarmerReport
 
 TIMEOUT_SECONDS = 2.0
+CONNECTION_SECONDS = 0.5
+"""How long to wait for a free connection."""
+AT_ONCE, CONNECTIONS = 16, 128
+"""Connections of one object, and of all."""
+PAUSES_SECONDS = (2.0, 4.0, 8.0, 16.0, 30.0)
+REMEMBERED = 4096
+"""Silent pods to remember; beyond that the oldest are forgotten."""
 ANSWER_LIMIT_BYTES = 65_536
 """A pod answers what it likes; we read no more than this."""
 
@@ -23,16 +35,17 @@ Report = TypeVar("Report", AgentReport, WarmerReport)
 class Sidecars:
     """Asks many pods at once."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, clock: Callable[[], float] = time.monotonic) -> None:
         self._http = http
+        self._clock = clock
+        self._silent: dict[str, tuple[int, float]] = {}
 
     @classmethod
     def open(cls) -> "Sidecars":
         """Return a client that follows no redirect, keeps no connection and trusts no proxy setting."""
-        limits = httpx.Limits(max_connections=64, max_keepalive_connections=0)
-        return cls(
-            httpx.AsyncClient(timeout=TIMEOUT_SECONDS, limits=limits, follow_redirects=False, trust_env=False)
-        )
+        limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=0)
+        timeout = httpx.Timeout(TIMEOUT_SECONDS, pool=CONNECTION_SECONDS)
+        return cls(httpx.AsyncClient(timeout=timeout, limits=limits, follow_redirects=False, trust_env=False))
 
     async def close(self) -> None:
         """Release the sockets."""
@@ -53,22 +66,53 @@ class Sidecars:
         path: str,
         read: Callable[[Mapping[str, Any]], Report],
     ) -> dict[str, Report]:
-        answers = await asyncio.gather(*(self._ask(ip, port, path, read) for ip in addresses.values()))
-        return {key: report for key, report in zip(addresses, answers, strict=True) if report is not None}
+        lane = asyncio.Semaphore(AT_ONCE)
 
-    async def _ask(
-        self, ip: str, port: int, path: str, read: Callable[[Mapping[str, Any]], Report]
-    ) -> Report | None:
-        host = f"[{ip}]" if ":" in ip else ip
+        async def ask(ip: str) -> Report | None:
+            host = f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+            async with lane:
+                return await self._ask(f"http://{host}{path}", read)
+
+        asked = {key: asyncio.create_task(ask(ip)) for key, ip in addresses.items()}
+        if asked:
+            await asyncio.wait(asked.values(), timeout=TIMEOUT_SECONDS)
+        late = [task for task in asked.values() if task.cancel()]
+        await asyncio.gather(*late, return_exceptions=True)
+        answers = {key: task.result() for key, task in asked.items() if not task.cancelled()}
+        return {key: report for key, report in answers.items() if report is not None}
+
+    async def _ask(self, url: str, read: Callable[[Mapping[str, Any]], Report]) -> Report | None:
+        times, until = self._silent.get(url, (0, 0.0))
+        if self._clock() < until:
+            return None
+        started = self._clock()
         try:
-            async with self._http.stream("GET", f"http://{host}:{port}{path}") as response:
-                if response.status_code != httpx.codes.OK:
-                    return None
-                content = b""
-                async for chunk in response.aiter_bytes():
-                    content += chunk
-                    if len(content) > ANSWER_LIMIT_BYTES:
-                        return None
-            return read(httpx.Response(200, content=content).json())
+            report = await self._read(url, read)
+        except (httpx.ReadTimeout, httpx.ConnectTimeout, asyncio.CancelledError) as error:
+            if self._clock() - started >= TIMEOUT_SECONDS / 2:
+                self._note_silence(url, times + 1)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return None
         except (httpx.HTTPError, KeyError, TypeError, ValueError):
             return None
+        self._silent.pop(url, None)
+        return report
+
+    async def _read(self, url: str, read: Callable[[Mapping[str, Any]], Report]) -> Report | None:
+        async with self._http.stream("GET", url) as response:
+            if response.status_code != httpx.codes.OK:
+                return None
+            content = b""
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > ANSWER_LIMIT_BYTES:
+                    return None
+        return read(httpx.Response(200, content=content).json())
+
+    def _note_silence(self, url: str, times: int) -> None:
+        pause = PAUSES_SECONDS[min(times, len(PAUSES_SECONDS)) - 1]
+        self._silent.pop(url, None)
+        self._silent[url] = (times, self._clock() + pause)
+        if len(self._silent) > REMEMBERED:
+            del self._silent[next(iter(self._silent))]

@@ -4,21 +4,36 @@ Every write may be the last before a crash: each is safe to repeat, and none is 
 the cluster. A child that cannot be written does not keep the status from being written.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from preheat.api.constants import API_VERSION
+from preheat.api.constants import ANNOTATION_APPLIED, API_VERSION
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import ModelCache
 from preheat.cluster.kube import Kube
+from preheat.controller.limits import Budget, Contests
+from preheat.controller.pace import Pace
 from preheat.controller.telemetry import Metrics
 from preheat.controller.view import Key, View, key_of
-from preheat.decide.changes import check_owner, differs, fingerprint
-from preheat.decide.plan import Apply, Delete, EventDraft, LabelNode, Plan, Write
-from preheat.decide.refusals import with_refusal
-from preheat.errors import InvalidSpec, PreheatError, Unavailable
+from preheat.decide.changes import differs, fingerprint, is_progress
+from preheat.decide.ownership import adoption, is_drift, words_of_drift
+from preheat.decide.plan import (
+    POLL_SECONDS,
+    RESYNC_SECONDS,
+    Adopt,
+    Apply,
+    Delete,
+    EventDraft,
+    LabelNode,
+    Plan,
+    Write,
+)
+from preheat.decide.refusals import with_contests, with_refusal
+from preheat.decide.statuses import foreign_fields, own_part
+from preheat.errors import GoingAway, InvalidSpec, NotYet, PreheatError, Unavailable
 from preheat.resources.metadata import Manifest
 from preheat.resources.names import digest, fit
 
@@ -30,99 +45,280 @@ log = logging.getLogger(__name__)
 class Writer:
     """Makes writes, and leaves out those that would change nothing."""
 
-    def __init__(self, kube: Kube, view: View, metrics: Metrics, changed: Callable[[Manifest], None]) -> None:
+    def __init__(self, kube: Kube, view: View, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._kube = kube
         self._view = view
         self._metrics = metrics
-        self._changed = changed
+        self._clock = clock
+        self._equal: dict[Key, tuple[str, ...]] = {}
+        """Which version of which object was found to be as its manifest says: it need not be compared again."""
         self._good_enough: dict[Key, str] = {}
+        self._told: dict[Key, float] = {}
+        self._firsts: dict[Key, float] = {}
+        """When a new object is to be told of for the first time, unless there is news before."""
+        self._unwritable: dict[Key, str] = {}
+        self._pace = Pace(clock)
+        self._making: dict[Key, asyncio.Event] = {}
+        """What is being created right now: set when that has ended, well or not."""
+        self._begun: dict[Key, str] = {}
+        """The uids of the objects for which something may have been made."""
+        self._contests = Contests(clock)
+        self._events = Budget(clock)
 
-    async def apply(self, subject: Subject, body: dict[str, Any], plan: Plan, now: datetime) -> None:
-        """Carry a plan out. Raises Unavailable when something outside kept it from being carried out."""
-        refusal = await self._write_all(plan.writes)
+    async def apply(self, subject: Subject, body: dict[str, Any], plan: Plan, now: datetime) -> float:
+        """Carry a plan out; return when to look again, in seconds.
+
+        Raises Unavailable when something outside kept it from being carried out.
+        """
+        refusal = await self._write_all(plan.writes, subject)
+        if isinstance(refusal, GoingAway):
+            log.info("%s: %s", "/".join(_key_of(subject)), refusal)
+            return RESYNC_SECONDS
+        if isinstance(refusal, NotYet):
+            raise refusal
         if refusal is not None:
             plan = with_refusal(subject, plan, refusal, now)
-        if plan.status is not None and plan.status != (body.get("status") or {}):
-            kind = type(subject).__name__
-            written = await self._kube.apply_status(
-                kind, subject.namespace, subject.name, subject.uid, plan.status
-            )
-            if written is not None:
-                self._learn(written)
-            self._metrics.writes.labels(kind, "status").inc()
-            for draft in plan.events:
-                await self._emit(subject, draft, now)
+        children = [key_of(write.manifest) for write in plan.writes if isinstance(write, Apply)]
+        contests = self._contests.among(children)
+        if contests:
+            plan = with_contests(subject, plan, contests, now)
+        is_asked = plan.requeue_after <= POLL_SECONDS
+        version = str(body["metadata"].get("resourceVersion"))
+        changed = plan.status is not None and own_part(plan.status) != own_part(body.get("status"))
+        if is_asked or changed:
+            self._pace.moved(_key_of(subject))
+        delay = self._pace.ask_seconds() if is_asked else plan.requeue_after
+        delay = self._contests.look_again_seconds(children, delay)
+        if changed and self._unwritable.get(_key_of(subject)) != version:
+            wait = self._patience(subject, plan)
+            if wait > 0:
+                delay = min(delay, wait)
+            else:
+                await self._tell(subject, plan, now)
         if isinstance(refusal, Unavailable):
             raise refusal
+        return delay
 
-    async def write_orphans(self, writes: Sequence[Write]) -> None:
-        """Carry out writes that belong to no object."""
+    async def write(self, writes: Sequence[Write]) -> None:
+        """Carry out writes that belong to no object of a user. Raises what kept one from being made."""
         refusal = await self._write_all(writes)
         if refusal is not None:
             raise refusal
 
-    async def _write_all(self, writes: Sequence[Write]) -> PreheatError | None:
+    def forget(self, key: Key) -> None:
+        """Drop what is remembered of an object that is gone."""
+        self._told.pop(key, None)
+        self._firsts.pop(key, None)
+        self._begun.pop(key, None)
+        self._unwritable.pop(key, None)
+        self._pace.rests(key)
+        self._good_enough.pop(key, None)
+        self._equal.pop(key, None)
+        self._contests.forget(key)
+        self._events.forget(key)
+
+    def _patience(self, subject: Subject, plan: Plan) -> float:
+        """Return for how many seconds a status may still wait: none when it is news, a while for progress."""
+        key = _key_of(subject)
+        if not is_progress(subject, plan.status or {}):
+            self._pace.rests(key)
+            return 0.0
+        if isinstance(subject, LLMDeployment) and subject.status.observed_generation is None:
+            if key not in self._firsts:
+                self._firsts[key] = self._pace.first_at()
+            return self._firsts[key] - self._clock()
+        return self._told.setdefault(key, self._clock()) + self._pace.tell_seconds() - self._clock()
+
+    async def _tell(self, subject: Subject, plan: Plan, now: datetime) -> None:
+        self._told[_key_of(subject)] = self._clock()
+        self._firsts.pop(_key_of(subject), None)
+        try:
+            written = await self._write_status(subject, plan.status or {})
+        except InvalidSpec as refused:
+            # The object itself breaks the schema (written under another one): then an Event has to tell.
+            # As long as it stays as it is, so does the answer.
+            log.warning("%s: status refused: %s", "/".join(_key_of(subject)), refused)
+            known = self._view.get(*_key_of(subject)) or {"metadata": {}}
+            self._unwritable[_key_of(subject)] = str(known["metadata"].get("resourceVersion"))
+            written = None
+        if written is not None:
+            self._view.put(written, author=_key_of(subject))
+        for draft in plan.events:
+            await self._emit(subject, draft, now)
+
+    async def _write_status(self, subject: Subject, status: dict[str, Any]) -> Manifest | None:
+        """Make a status so, and nothing else: what somebody else wrote there is removed."""
+        key = _key_of(subject)
+        kind = key[0]
+        self._metrics.writes.labels(kind, "status").inc()
+        live: Manifest | None
+        try:
+            live = await self._kube.apply_status(*key, subject.uid, status)
+        except InvalidSpec:
+            # What is there is no status, or leaves no room for ours: a thousand nodes, sixteen conditions of others.
+            live = self._view.get(*key)
+            return None if live is None else await self._kube.replace_status(live, status)
+        foreign = foreign_fields(status, (live or {}).get("status") or {})
+        if live is not None and foreign:
+            self._metrics.writes.labels(kind, "status").inc()
+            live = await self._kube.clear_status(live, foreign)
+        return live
+
+    async def _write_all(
+        self, writes: Sequence[Write], subject: Subject | None = None
+    ) -> PreheatError | None:
         """Make the writes in order up to the first that fails; return why it did."""
+        sure = subject is None or self._begins(subject)
         try:
             for write in writes:
+                if subject is not None and not sure and self._may_make(write):
+                    await self._check_that_it_is_there(subject)
+                    sure = True
                 await self._write(write)
         except PreheatError as error:
             return error
         return None
 
+    def _begins(self, subject: Subject) -> bool:
+        """Tell whether this is the first pass over a new object: nothing of it was ever there, and can be gone."""
+        key, before = _key_of(subject), self._begun.get(_key_of(subject))
+        self._begun[key] = subject.uid
+        return before != subject.uid and subject.status.observed_generation is None
+
+    def _may_make(self, write: Write) -> bool:
+        return isinstance(write, Apply) and self._view.get(*key_of(write.manifest)) is None
+
+    async def _check_that_it_is_there(self, subject: Subject) -> None:
+        """Ask once a pass, before anything is made. Raises GoingAway.
+
+        Watches of different kinds have no common order: children may be seen gone before their owner, and would
+        be made again, pods and all, for an object that is not there any more.
+        """
+        key = _key_of(subject)
+        live = await self._kube.get(*key)
+        if (
+            live is not None
+            and live["metadata"]["uid"] == subject.uid
+            and "deletionTimestamp" not in live["metadata"]
+        ):
+            return
+        known = self._view.get(*key)
+        if live is not None:
+            self._view.put(live)
+        elif known is not None and known["metadata"].get("uid") == subject.uid:
+            self._view.remove(known)
+        raise GoingAway(f"{'/'.join(key)} was deleted")
+
     async def _write(self, write: Write) -> None:
         match write:
             case Apply():
                 await self._apply(write)
+            case Adopt():
+                await self._adopt(write)
             case Delete():
                 self._metrics.writes.labels(write.kind, "delete").inc()
                 left = await self._kube.delete(write.kind, write.namespace, write.name, write.uid)
+                self._good_enough.pop((write.kind, write.namespace, write.name), None)
                 self._unlearn(write, left)
             case LabelNode():
                 self._metrics.writes.labels("Node", "patch").inc()
-                node = await self._kube.label_node(write.node, write.key, write.value)
+                node = await self._kube.label_node(write.node, write.labels)
                 if node is not None:
-                    self._learn({"apiVersion": "v1", "kind": "Node", **node})
+                    self._view.put({"apiVersion": "v1", "kind": "Node", **node})
 
     async def _apply(self, write: Apply) -> None:
         manifest = write.manifest
         key = key_of(manifest)
         live = self._view.get(*key)
-        if live is None:
+        if live is None and write.once:
+            live = await self._create(manifest, key)
+        elif live is None:
             # Ask before the first write: the name may be taken by somebody whose object we do not watch.
             live = await self._kube.get(*key)
-        if live is not None:
-            check_owner(manifest, live)
-            if "deletionTimestamp" in live["metadata"]:
-                raise Unavailable(f"{'/'.join(key)} is being deleted; waiting until it is gone")
-            if write.once or not differs(manifest, live):
-                self._view.put(live)
-                return
-            if self._good_enough.get(key) == fingerprint(manifest, live):
-                return
+        if live is not None and (
+            self._equal.get(key) == _both(manifest, live) or await self._is_well(write, live)
+        ):
+            return
         self._metrics.writes.labels(key[0], "apply").inc()
         result = await self._kube.apply(manifest)
-        self._learn(result)
+        self._view.put(result)
         self._good_enough.pop(key, None)
         if differs(manifest, result):
             self._good_enough[key] = fingerprint(manifest, result)
 
-    def _learn(self, body: Manifest) -> None:
-        """Know our own write at once, and wake whom it concerns: its echo in the watch tells nothing new."""
-        if self._view.put(body):
-            self._changed(body)
+    async def _is_well(self, write: Apply, live: Manifest) -> bool:
+        """Tell whether what is there may stay as it is: it is as it should be, or somebody contests it."""
+        manifest, key = write.manifest, key_of(write.manifest)
+        live = await self._adopt(adoption(manifest, live)) or live
+        if "deletionTimestamp" in live["metadata"]:
+            raise Unavailable(f"{'/'.join(key)} is being deleted; waiting until it is gone")
+        if write.once or not differs(manifest, live):
+            self._view.put(live)
+            self._equal[key] = _both(manifest, live)
+            return True
+        if self._good_enough.get(key) == fingerprint(manifest, live):
+            return True
+        if is_drift(manifest, live):
+            if self._contests.wait_seconds(key) > 0:
+                return True
+            self._contests.put_back(key, words_of_drift(manifest, live))
+        return False
+
+    async def _create(self, manifest: Manifest, key: Key) -> Manifest:
+        """Create what never changes, or return what has its name: the API server itself says that it is taken.
+
+        What all caches of a namespace share is made by whichever comes first; the others wait for it.
+        """
+        others = self._making.get(key)
+        if others is not None:
+            await others.wait()
+            found = self._view.get(*key)
+            if found is None:
+                raise Unavailable(f"{'/'.join(key)} is being made by another loop; looking again")
+            return found
+        self._making[key] = asyncio.Event()
+        try:
+            return await self._create_alone(manifest, key)
+        finally:
+            self._making.pop(key).set()
+
+    async def _create_alone(self, manifest: Manifest, key: Key) -> Manifest:
+        self._metrics.writes.labels(key[0], "create").inc()
+        made = await self._kube.create(manifest)
+        if made is not None:
+            self._view.put(made)
+            return made
+        # Whoever has the name may be a stranger: nobody would tell the view when it goes.
+        found = await self._kube.get(*key)
+        if found is None:
+            raise Unavailable(f"{'/'.join(key)} was there and is gone; looking again")
+        return found
+
+    async def _adopt(self, write: Adopt | None) -> Manifest | None:
+        if write is None:
+            return None
+        self._metrics.writes.labels(write.live["kind"], "adopt").inc()
+        log.info("%s: adopted by %s", "/".join(key_of(write.live)), write.owner["name"])
+        adopted = await self._kube.adopt(write.live, write.owner)
+        if adopted is not None:
+            self._view.put(adopted)
+        return adopted
 
     def _unlearn(self, write: Delete, left: Manifest | None) -> None:
         """Know our own deletion at once."""
         if left is not None:
-            self._learn(left)
+            self._view.put(left)
             return
         known = self._view.get(write.kind, write.namespace, write.name)
-        if known is not None and known["metadata"].get("uid") == write.uid and self._view.remove(known):
-            self._changed(known)
+        if known is not None and known["metadata"].get("uid") == write.uid:
+            self._view.remove(known)
 
     async def _emit(self, subject: Subject, draft: EventDraft, now: datetime) -> None:
-        kind = type(subject).__name__
+        key = _key_of(subject)
+        if not self._events.take(key):
+            log.info("%s: too many events: %s: %s", "/".join(key), draft.reason, draft.message)
+            return
+        kind = key[0]
         event = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
@@ -145,8 +341,21 @@ class Writer:
         log.info("%s %s/%s: %s: %s", kind, subject.namespace, subject.name, draft.reason, draft.message)
         try:
             await self._kube.create_event(event)
+        except GoingAway:
+            return
         except (Unavailable, InvalidSpec) as error:
             log.warning("event not posted: %s", error)
+
+
+def _key_of(subject: Subject) -> Key:
+    return type(subject).__name__, subject.namespace, subject.name
+
+
+def _both(manifest: Manifest, live: Manifest) -> tuple[str, ...]:
+    """Name a version of a live object, and by its stamp what is wanted of it."""
+    metadata = live["metadata"]
+    stamp = manifest["metadata"]["annotations"][ANNOTATION_APPLIED]
+    return str(metadata.get("uid")), str(metadata.get("resourceVersion")), str(stamp)
 
 
 def _event_name(subject: Subject, draft: EventDraft, now: datetime) -> str:

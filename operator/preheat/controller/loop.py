@@ -15,6 +15,8 @@ from preheat.errors import PreheatError
 
 GAP_SECONDS = 0.3
 """Rest between two passes over one object, however often it is woken: a thousand pods come one by one."""
+LONGEST_GAP = 16
+"""While passes fail, the rest doubles up to this many times: being woken must not undo the backoff."""
 BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 Reconcile = Callable[[Key], Awaitable[float | None]]
@@ -31,10 +33,12 @@ class Loops:
         reconcile: Reconcile,
         *,
         on_pass: Callable[[Key, float, bool], None] = lambda _key, _seconds, _ok: None,
+        on_bug: Callable[[Key, Exception], Awaitable[None]] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._reconcile = reconcile
         self._on_pass = on_pass
+        self._on_bug = on_bug
         self._jitter = jitter
         self._wakeups: dict[Key, asyncio.Event] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
@@ -68,8 +72,9 @@ class Loops:
                 if delay is None and not wakeup.is_set():
                     return
                 failures = 0 if ok else failures + 1
-                await asyncio.sleep(GAP_SECONDS)
-                await _wait(wakeup, max(0.0, (delay or 0.0) - GAP_SECONDS))
+                gap = GAP_SECONDS * min(2**failures, LONGEST_GAP)
+                await asyncio.sleep(gap)
+                await _wait(wakeup, max(0.0, (delay or 0.0) - gap))
         finally:
             del self._tasks[key], self._wakeups[key]
 
@@ -83,14 +88,24 @@ class Loops:
         except PreheatError as error:
             log.warning("%s: %s; again in %g s", "/".join(key), error, backoff)
             delay = backoff
-        except Exception:  # the one broad except: the loop must outlive a bug
+        except Exception as bug:  # the one broad except: the loop must outlive a bug
             log.exception("%s: unexpected error; again in %g s", "/".join(key), backoff)
             delay = backoff
+            await self._confess(key, bug)
         self._on_pass(key, clock() - started, ok)
         # Loops started together must not come back together for ever.
         if delay == RESYNC_SECONDS:
             delay *= 0.9 + 0.2 * self._jitter()
         return delay, ok
+
+    async def _confess(self, key: Key, bug: Exception) -> None:
+        """Have the object itself tell of a bug. What cannot be told is in the log already."""
+        if self._on_bug is None:
+            return
+        try:
+            await self._on_bug(key, bug)
+        except Exception as error:  # noqa: BLE001 - a bug in telling of a bug ends no loop
+            log.warning("%s: could not tell of it: %s", "/".join(key), error)
 
 
 async def _wait(wakeup: asyncio.Event, seconds: float) -> None:

@@ -1,6 +1,7 @@
 """The controller as one thing: start it, feed it what the watches see, stop it."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,11 +11,12 @@ from preheat.cluster.kube import Kube
 from preheat.cluster.sidecars import Sidecars
 from preheat.config import OperatorConfig
 from preheat.controller.apply import Writer
-from preheat.controller.loop import Loops
-from preheat.controller.reconcile import ORPHANS, Reconciler, concerned
+from preheat.controller.complaints import Complaints
+from preheat.controller.concern import ORPHANS, concerned, is_only_status
+from preheat.controller.loop import BACKOFF_SECONDS, Loops
+from preheat.controller.reconcile import Reconciler
 from preheat.controller.telemetry import Metrics, Probe
-from preheat.controller.view import Key, View
-from preheat.decide.plan import RESYNC_SECONDS
+from preheat.controller.view import Key, View, key_of
 from preheat.errors import PreheatError
 from preheat.resources.metadata import Manifest
 
@@ -42,18 +44,30 @@ class Controller:
         self._sidecars = sidecars
         self._probe = probe
         self._clock = clock
-        writer = Writer(kube, self.view, metrics, self._wake)
-        reconciler = Reconciler(self.view, kube, sidecars, writer, config, clock)
-        self.loops = Loops(reconciler.reconcile, on_pass=self._on_pass)
+        self._resync_seconds = config.resync_seconds
+
+        def monotonic() -> float:
+            return asyncio.get_running_loop().time()
+
+        writer = Writer(kube, self.view, metrics, monotonic)
+        complaints = Complaints(kube, monotonic)
+        reconciler = Reconciler(self.view, kube, sidecars, complaints, writer, config, clock)
+        self._writer = writer
+        self.loops = Loops(reconciler.reconcile, on_pass=self._on_pass, on_bug=reconciler.confess)
         self._resync: asyncio.Task[None] | None = None
         self._relisted: set[str] = set()
         self._relist = asyncio.Event()
 
     async def start(self) -> None:
-        """List everything once, so that no pass begins with half a view, then start the loops."""
-        await self._list_all()
-        for kind in ("LLMDeployment", "ModelCache"):
-            for key in self.view.keys(kind):
+        """List everything once, so that no pass begins with half a view, then start the loops.
+
+        An API server that does not answer is asked again, for as long as it takes.
+        """
+        await self._kube.open()
+        await self._list_all_at_last()
+        self.view.on_change = self._wake
+        for kind in ("LLMDeployment", "ModelCache", "Node"):
+            for key in sorted(self.view.keys(kind)):
                 self.loops.wake(key)
         self.loops.wake(ORPHANS)
         self._resync = asyncio.get_running_loop().create_task(self._resync_forever(), name="resync")
@@ -66,6 +80,7 @@ class Controller:
             self._resync.cancel()
         await self.loops.stop()
         await self._sidecars.close()
+        await self._kube.close()
 
     def saw(self, event: str | None, body: Manifest) -> None:
         """Take in one watch event: it changes the view and wakes loops, and decides nothing."""
@@ -74,24 +89,33 @@ class Controller:
             # The watch begins anew: what was deleted in the gap is never told. A list of our own tells.
             self._relisted.add(body["kind"])
             self._relist.set()
-        before = self.view.get(body["kind"], body["metadata"].get("namespace", ""), body["metadata"]["name"])
-        changed = self.view.remove(body) if event == "DELETED" else self.view.put(body)
-        if changed and not (event != "DELETED" and _is_heartbeat(before, body)):
-            self._wake(body)
+        if event == "DELETED":
+            self.view.remove(body)
+        else:
+            self.view.put(body)
 
-    def _wake(self, body: Manifest) -> None:
-        for key in concerned(body, self.view):
-            self.loops.wake(key)
+    def _wake(self, before: Manifest | None, after: Manifest | None, author: Key | None) -> None:
+        if after is None and before is not None:
+            self._writer.forget(key_of(before))
+        for key in concerned(before, after, self.view):
+            if key != author or not is_only_status(before, after):
+                self.loops.wake(key)
 
-    async def _list_all(self) -> None:
-        for kind in KINDS:
-            await self._list(kind)
+    async def _list_all_at_last(self) -> None:
+        for failures in itertools.count():
+            try:
+                for kind in KINDS:
+                    await self._list(kind)
+            except PreheatError as error:
+                delay = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
+                log.warning("start: %s; again in %g s", error, delay)
+                await asyncio.sleep(delay)
+            else:
+                return
 
     async def _list(self, kind: str) -> None:
         known = self.view.keys(kind)
-        for body in self.view.replace(kind, await self._kube.list_all(kind), known):
-            if self._probe.ready:
-                self._wake(body)
+        self.view.replace(kind, await self._kube.list_all(kind), known)
 
     async def _resync_forever(self) -> None:
         """List again soon after a watch began anew, and everything now and then: watches miss deletions.
@@ -106,7 +130,7 @@ class Controller:
                     await self._relist.wait()
                 await asyncio.sleep(DEBOUNCE_SECONDS)
             except TimeoutError:
-                self._relisted, due = set(KINDS), clock() + RESYNC_SECONDS
+                self._relisted, due = set(KINDS), clock() + self._resync_seconds
             kinds, self._relisted = sorted(self._relisted), set()
             self._relist.clear()
             try:
@@ -115,6 +139,8 @@ class Controller:
             except PreheatError as error:
                 log.warning("resync: %s; again in %g s", error, SETTLE_SECONDS)
                 due = clock() + SETTLE_SECONDS
+            except Exception:  # as in the loop: without lists, what watches miss is never found
+                log.exception("resync: unexpected error; again in %g s", self._resync_seconds)
 
     def _on_pass(self, key: Key, seconds: float, ok: bool) -> None:
         self.metrics.passes.labels(key[0], "ok" if ok else "error").inc()
@@ -122,21 +148,3 @@ class Controller:
         self.metrics.objects.set(len(self.loops))
         self._probe.loops = len(self.loops)
         self._probe.beat()
-
-
-def _is_heartbeat(before: Manifest | None, after: Manifest) -> bool:
-    """Tell whether a node changed in nothing that a decision looks at: kubelets report every few minutes."""
-    if before is None or after["kind"] != "Node":
-        return False
-    return _gist(before) == _gist(after)
-
-
-def _gist(node: Manifest) -> object:
-    status = node.get("status") or {}
-    conditions = [(c.get("type"), c.get("status")) for c in status.get("conditions") or ()]
-    return (
-        node["metadata"].get("labels"),
-        node.get("spec"),
-        status.get("allocatable"),
-        conditions,
-    )

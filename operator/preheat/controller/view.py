@@ -6,10 +6,14 @@ reports only what is there); the next full list finds that out.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from sys import intern
+from typing import Any, TypeVar
 
-from preheat.api.constants import LABEL_CACHE, LABEL_DEPLOYMENT
+from preheat.api.constants import ANNOTATION_APPLIED, ANNOTATION_NODE, LABEL_CACHE, LABEL_DEPLOYMENT
 from preheat.resources.metadata import Manifest
+
+T = TypeVar("T")
 
 Key = tuple[str, str, str]
 """(kind, namespace, name)"""
@@ -21,34 +25,60 @@ def key_of(body: Manifest) -> Key:
     return body["kind"], metadata.get("namespace", ""), metadata["name"]
 
 
+Changed = Callable[[Manifest | None, Manifest | None, Key | None], None]
+"""Told of every change: what was known before and what is known now, None for an object that is not there.
+
+And which loop made it by writing its own object's status, None for anybody else and any other change.
+"""
+
+
 class View:
     """A store of objects with an index by parent. Owned by one event loop: no locks."""
 
     def __init__(self) -> None:
+        self.on_change: Changed = lambda _before, _after, _author: None
         self._objects: dict[Key, Manifest] = {}
         self._by_kind: defaultdict[tuple[str, str], set[Key]] = defaultdict(set)
         self._children: defaultdict[Key, set[Key]] = defaultdict(set)
         self._tombs: dict[Key, int] = {}
+        self._derived: dict[Key, dict[Callable[[Manifest], Any], Any]] = {}
+        self._derived_lists: dict[str, dict[Callable[[Manifest], Any], list[Any]]] = {}
 
     def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """Return an object, None when it is not there."""
         return self._objects.get((kind, namespace, name))
 
+    def uid(self, key: Key) -> str:
+        """Return the uid of an object that is there."""
+        return _uid(self._objects[key])
+
     def all(self, kind: str, namespace: str | None = None) -> list[Manifest]:
         """Return every object of a kind, in one namespace or in all, in a stable order."""
-        if namespace is not None:
-            keys: Iterable[Key] = self._by_kind[kind, namespace]
-        else:
-            keys = (key for (k, _), found in self._by_kind.items() if k == kind for key in found)
+        keys = self.keys(kind) if namespace is None else self._by_kind.get((kind, namespace), ())
         return [self._objects[key] for key in sorted(keys)]
 
     def children(self, parent: Key, kind: str) -> list[Manifest]:
         """Return the objects of a kind whose labels name a parent."""
         return [self._objects[key] for key in sorted(self._children[parent]) if key[0] == kind]
 
-    def put(self, body: Manifest) -> bool:
+    def derived(self, key: Key, make: Callable[[Manifest], T]) -> T:
+        """Return what is computed from an object that is there; computed once for each of its versions."""
+        known = self._derived.setdefault(key, {})
+        if make not in known:
+            known[make] = make(self._objects[key])
+        found: T = known[make]
+        return found
+
+    def derived_of_all(self, kind: str, make: Callable[[Manifest], T]) -> Sequence[T]:
+        """Return what is computed from each object of a kind, in a stable order; a new list when one changes."""
+        known = self._derived_lists.setdefault(kind, {})
+        if make not in known:
+            known[make] = [self.derived(key, make) for key in sorted(self.keys(kind))]
+        return known[make]
+
+    def put(self, body: Manifest, author: Key | None = None) -> bool:
         """Take in an object unless a newer version is known; tell whether anything changed."""
-        key, version = key_of(body), _version(body)
+        key, version, body = key_of(body), _version(body), _readable(body)
         known = self._objects.get(key)
         if known is not None and not _is_newer(body, known):
             return False
@@ -57,10 +87,12 @@ class View:
         if known is not None:
             self._unlink(key, known)
         self._tombs.pop(key, None)
-        self._objects[key] = body
+        body = self._objects[key] = slim(body)
         self._by_kind[key[0], key[1]].add(key)
         for parent in parents(body):
             self._children[parent].add(key)
+        self._forget_derived(key)
+        self.on_change(known, body, author)
         return True
 
     def remove(self, body: Manifest) -> bool:
@@ -73,39 +105,84 @@ class View:
         self._forget(key)
         return True
 
-    def replace(self, kind: str, bodies: Iterable[Manifest], known_before: frozenset[Key]) -> list[Manifest]:
-        """Take in a full list; return what changed or turned out to be gone.
+    def replace(self, kind: str, bodies: Iterable[Manifest], known_before: frozenset[Key]) -> None:
+        """Take in a full list.
 
         ``known_before``: what was known of the kind before the list was asked for. Only that can be
         gone: what came since may be newer than the list.
         """
-        changed, there = [], set()
+        there = set()
         for body in bodies:
             there.add(key_of(body))
-            if self.put(body):
-                changed.append(body)
-        for key in known_before - there:
-            ghost = self._objects.get(key)
-            if ghost is not None:
-                changed.append(ghost)
+            self.put(body)
+        for key in sorted(known_before - there):
+            if key in self._objects:
                 self._forget(key)
         self._tombs = {key: version for key, version in self._tombs.items() if key[0] != kind}
-        return changed
 
     def keys(self, kind: str) -> frozenset[Key]:
         """Return the keys of every object of a kind."""
-        return frozenset(key for key in self._objects if key[0] == kind)
+        return frozenset().union(*(found for (k, _), found in self._by_kind.items() if k == kind))
 
     def _forget(self, key: Key) -> None:
         body = self._objects.pop(key)
         self._by_kind[key[0], key[1]].discard(key)
+        self._forget_derived(key)
         self._unlink(key, body)
+        self.on_change(body, None, None)
+
+    def _forget_derived(self, key: Key) -> None:
+        self._derived.pop(key, None)
+        self._derived_lists.pop(key[0], None)
 
     def _unlink(self, key: Key, body: Manifest) -> None:
         for parent in parents(body):
             self._children[parent].discard(key)
             if not self._children[parent]:
                 del self._children[parent]
+
+
+def slim(body: Manifest) -> Manifest:
+    """Return an object without what no decision looks at: a thousand models' pods must fit into memory.
+
+    Which fields somebody owns is half of most objects; who they are is kept. Of pods and Jobs, the spec is most of
+    the rest; neither is ever applied again.
+    """
+    metadata = dict(body["metadata"])
+    slimmed = {**body, "metadata": metadata}
+    if "managedFields" in metadata:
+        metadata["managedFields"] = [_without(entry, "fieldsV1") for entry in metadata["managedFields"] or ()]
+    if body["kind"] in {"Pod", "Job"} and "spec" in body:
+        annotations = metadata.get("annotations") or {}
+        metadata["annotations"] = {name: annotations[name] for name in _KEPT if name in annotations}
+        slimmed["spec"] = _slim_spec(body["spec"] or {})
+    return {intern(field): _with_shared_names(value) for field, value in slimmed.items()}
+
+
+def _with_shared_names(value: Any) -> Any:
+    """Return a value whose fields' names are kept in memory once, and not once an object."""
+    if isinstance(value, dict):
+        return {intern(name): _with_shared_names(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_shared_names(item) for item in value]
+    return value
+
+
+_KEPT = (ANNOTATION_NODE, ANNOTATION_APPLIED)
+
+
+def _slim_spec(spec: Manifest) -> Manifest:
+    kept: Manifest = {name: spec[name] for name in ("nodeName", "readinessGates") if name in spec}
+    if "containers" in spec:
+        kept["containers"] = [
+            {name: value for name, value in container.items() if name in {"name", "resources"}}
+            for container in spec["containers"] or ()
+        ]
+    return kept
+
+
+def _without(entry: Manifest, field: str) -> Manifest:
+    return {name: value for name, value in entry.items() if name != field}
 
 
 def parents(body: Manifest) -> list[Key]:
@@ -117,7 +194,34 @@ def parents(body: Manifest) -> list[Key]:
         found.append(("LLMDeployment", namespace, labels[LABEL_DEPLOYMENT]))
     if LABEL_CACHE in labels:
         found.append(("ModelCache", namespace, labels[LABEL_CACHE]))
+    if body["kind"] == "Job" and ANNOTATION_NODE in (metadata.get("annotations") or {}):
+        found.append(("Node", "", metadata["annotations"][ANNOTATION_NODE]))
     return found
+
+
+def _readable(body: Manifest) -> Manifest:
+    """Return an object of ours without a status that is none: it was written by hand under another schema.
+
+    Loops of others look at it, and one such object must not stop them.
+    """
+    status = body.get("status")
+    if body["kind"] not in _OURS or status is None or _is_a_status(status):
+        return body
+    return {field: value for field, value in body.items() if field != "status"}
+
+
+_OURS = ("LLMDeployment", "ModelCache")
+
+
+def _is_a_status(status: Any) -> bool:
+    if not isinstance(status, dict):
+        return False
+    lists = [status.get(field) or [] for field in ("conditions", "nodes", "children")]
+    return (
+        all(isinstance(items, list) and all(isinstance(item, dict) for item in items) for items in lists)
+        and isinstance(status.get("cache") or {}, dict)
+        and isinstance(status.get("key") or "", str)
+    )
 
 
 def _is_newer(body: Manifest, known: Manifest) -> bool:

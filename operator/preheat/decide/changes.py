@@ -1,51 +1,25 @@
 """Which of the objects we want differ from what is there: a write that changes nothing is not made."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from preheat.decide.observed import Body, is_controlled_by
-from preheat.errors import NotOwned, Unavailable
+from preheat.api.conditions import ConditionType
+from preheat.api.llmdeployment import LLMDeployment
+from preheat.api.modelcache import ModelCache
+from preheat.decide.observed import Body
 from preheat.resources.metadata import Manifest
 from preheat.resources.names import digest
 
-
-def is_ours(desired: Manifest, live: Body) -> bool:
-    """Tell whether a live object is the one that a manifest means: same owner, or no owner at all in both."""
-    owners = desired["metadata"].get("ownerReferences")
-    if not owners:
-        labels = live["metadata"].get("labels") or {}
-        return all(labels.get(k) == v for k, v in desired["metadata"].get("labels", {}).items())
-    return is_controlled_by(live, owners[0]["uid"])
-
-
-def check_owner(desired: Manifest, live: Body) -> None:
-    """Refuse to write over an object of somebody else. Raises NotOwned, naming it.
-
-    Raises Unavailable while what an object of the same name left behind is on its way out.
-    """
-    if is_ours(desired, live):
-        return
-    metadata = desired["metadata"]
-    if _is_of_a_namesake(desired, live):
-        raise Unavailable(
-            f"{desired['kind']} {metadata['name']} is of an object of the same name that was deleted; "
-            "waiting until it is gone"
-        )
-    where = f" in namespace {metadata['namespace']}" if "namespace" in metadata else ""
-    raise NotOwned(
-        f"{desired['kind']} {metadata['name']}{where} exists and belongs to somebody else. "
-        "Rename or delete it, or choose another name."
-    )
-
-
-def _is_of_a_namesake(desired: Manifest, live: Body) -> bool:
-    """Tell whether the live object's owner had the same kind and name: it was deleted and made again."""
-    mine = (desired["metadata"].get("ownerReferences") or [{}])[0]
-    theirs = live["metadata"].get("ownerReferences") or ()
-    return any(
-        other.get("controller")
-        and (other.get("kind"), other.get("name")) == (mine.get("kind"), mine.get("name"))
-        for other in theirs
-    )
+NEWS = frozenset(
+    {
+        ConditionType.READY,
+        ConditionType.AVAILABLE,
+        ConditionType.ACCEPTED,
+        ConditionType.RECONCILING,
+        ConditionType.STALLED,
+    }
+)
+"""Conditions whose status somebody may wait for."""
 
 
 def differs(desired: Any, live: Any) -> bool:
@@ -62,6 +36,22 @@ def differs(desired: Any, live: Any) -> bool:
             return bool(desired) or live is not None
         return len(desired) != len(live) or any(map(differs, desired, live))
     return bool(desired != live)
+
+
+def difference(desired: Any, live: Any, path: str = "") -> Iterator[str]:
+    """Return where a live value lacks something of the desired one, as paths that people read.
+
+    >>> list(difference({"spec": {"replicas": 1, "x": [1, 2]}}, {"spec": {"replicas": 3, "x": [1, 3]}}))
+    ['spec.replicas', 'spec.x[1]']
+    """
+    if isinstance(desired, dict) and isinstance(live, dict):
+        for key, value in desired.items():
+            yield from difference(value, live.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(desired, list) and isinstance(live, list) and len(desired) == len(live):
+        for number, (mine, theirs) in enumerate(zip(desired, live, strict=True)):
+            yield from difference(mine, theirs, f"{path}[{number}]")
+    elif differs(desired, live):
+        yield path
 
 
 def projection(desired: Any, live: Any) -> Any:
@@ -81,3 +71,18 @@ def fingerprint(desired: Manifest, live: Body) -> str:
     for ever. After an apply its fingerprint is remembered, and while it stays the same nothing is written.
     """
     return digest([desired, projection(desired, live)], 32)
+
+
+def is_progress(subject: LLMDeployment | ModelCache, status: Mapping[str, Any]) -> bool:
+    """Tell whether a status only tells of work that goes on as expected: that may wait a while.
+
+    Everything else is news, to be written at once: a new spec, Ready or Stalled that flips, a spec that is not
+    accepted. That a new object is being worked on is no news.
+    """
+    before = {c.type: str(c.status) for c in subject.status.conditions if c.type in NEWS}
+    after = {c["type"]: c["status"] for c in status.get("conditions", ()) if c["type"] in NEWS}
+    if after.get("Reconciling") != "True":
+        return False
+    if not before:
+        return after.get("Accepted") != "False"
+    return before == after and subject.status.observed_generation == status.get("observedGeneration")

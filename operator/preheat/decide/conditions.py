@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from preheat.api.conditions import Condition, ConditionStatus, ConditionType, Reason
+from preheat.decide.observed import parse_time
 from preheat.decide.plan import EventDraft, timestamp
 
 MESSAGE_LIMIT = 1024
@@ -44,7 +45,7 @@ def summary(ready: Verdict, *, stuck: bool) -> list[Verdict]:
             ConditionType.STALLED,
             stalled,
             ready.reason if stalled else Reason.PROGRESSING,
-            ready.message if stalled else "Nothing stands in the way.",
+            ready.message if stalled else "Nothing waits for somebody to act.",
         ),
     ]
 
@@ -61,7 +62,8 @@ def _condition(verdict: Verdict, before: Condition | None, generation: int, now:
     status = {True: ConditionStatus.TRUE, False: ConditionStatus.FALSE, None: ConditionStatus.UNKNOWN}[
         verdict.holds
     ]
-    same = before is not None and before.status is status
+    # A time that is none was written by hand: programs that read conditions would fail on it.
+    same = before is not None and before.status is status and parse_time(before.last_transition_time)
     return Condition(
         type=verdict.type,
         status=status,
@@ -72,16 +74,26 @@ def _condition(verdict: Verdict, before: Condition | None, generation: int, now:
     )
 
 
+BRIEF = frozenset({Reason.PODS_PENDING, Reason.ENGINE_STARTING, Reason.MODEL_PROBING})
+"""Steps of seconds: their end is told, not their beginning."""
+
+
 def events(
     verdicts: Sequence[Verdict], previous: Sequence[Condition], bad: frozenset[Reason]
 ) -> list[EventDraft]:
-    """Return an Event for Ready when its status or reason moved. One per transition, none for repeats."""
+    """Return an Event for Ready when its reason moved. One per transition, none for repeats.
+
+    What was expected is not news: neither the first step of a new object nor a step of seconds. Each Event is
+    a write, and a thousand new objects make a thousand of each kind.
+    """
     before = {condition.type: condition for condition in previous}
     drafts = []
     for verdict in verdicts:
         old = before.get(verdict.type)
-        if verdict.type is not ConditionType.READY:
+        if verdict.type is not ConditionType.READY or (old is not None and old.reason == verdict.reason):
             continue
-        if old is None or old.reason != verdict.reason:
-            drafts.append(EventDraft(verdict.reason, verdict.message, verdict.reason in bad))
+        warning = verdict.reason in bad
+        expected = verdict.reason in BRIEF or (old is None and not verdict.holds)
+        if warning or not expected:
+            drafts.append(EventDraft(verdict.reason, verdict.message, warning))
     return drafts

@@ -3,7 +3,7 @@
 ``None`` means "not there" or "not known", never zero.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -16,6 +16,7 @@ from preheat.api.constants import (
     NODE_LABEL_PREFIX,
     NODE_LABEL_READY,
 )
+from preheat.api.template import AGENT
 from preheat.resources.metadata import Manifest
 
 Body = Mapping[str, Any]
@@ -132,6 +133,16 @@ class PodView:
     """How the main container ended last: exit code and last words."""
     termination_message: str | None
     report: AgentReport | None = None
+    starting: bool = False
+    """Whether it has a node, and its first container or its main one is next and has not run yet."""
+    begun: bool = False
+    """Whether one of its containers runs or has run."""
+    complaint: str | None = None
+    """What the kubelet says of it, where it does not start."""
+    crashing: str | None = None
+    """Which container of the user's own ends again and again, and how."""
+    lagging: str | None = None
+    """What of the user's own keeps a pod whose engine is Ready from being so: a container, or a readiness gate."""
 
     @classmethod
     def from_body(cls, body: Body, main: str) -> "PodView":
@@ -139,11 +150,14 @@ class PodView:
         metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
         labels = metadata.get("labels") or {}
         scheduled = condition_of(body, "PodScheduled")
-        statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+        before = status.get("initContainerStatuses") or ()
+        statuses = [*before, *(status.get("containerStatuses") or ())]
+        begun = any(map(_has_run, statuses))
         waiting = next(
             (w for s in statuses if (w := (s.get("state") or {}).get("waiting")) and _is_trouble(w)), None
         )
         container: Body = next((s for s in statuses if s.get("name") == main), {})
+        own = [s for s in statuses if s.get("name") not in {main, AGENT}]
         ended = (container.get("state") or {}).get("terminated")
         ended_before = (container.get("lastState") or {}).get("terminated")
         return cls(
@@ -166,6 +180,17 @@ class PodView:
             restarts=int(container.get("restartCount") or 0),
             last_exit=_exit(ended or ended_before),
             termination_message=(ended or {}).get("message"),
+            starting=scheduled.get("status") == "True"
+            and status.get("phase", "Pending") == "Pending"
+            and (not begun or (not _has_run(container) and all(map(_has_started, before)))),
+            begun=begun,
+            crashing=_crashing(own),
+            lagging=next(
+                (f"container {s['name']}" for s in own if _is_lagging(s)),
+                "a readiness gate"
+                if spec.get("readinessGates") and condition(body, "ContainersReady") == "True"
+                else None,
+            ),
         )
 
 
@@ -177,6 +202,30 @@ _TROUBLE = {
 
 def _is_trouble(waiting: Body) -> bool:
     return waiting.get("reason") in _TROUBLE
+
+
+def _crashing(statuses: Sequence[Body]) -> str | None:
+    """Return the first container that the kubelet holds back because it ended too often."""
+    for status in statuses:
+        if ((status.get("state") or {}).get("waiting") or {}).get("reason") == "CrashLoopBackOff":
+            ended = _exit((status.get("lastState") or {}).get("terminated")) or "no exit code"
+            return f"container {status['name']} restarted {status.get('restartCount', 0)} times, {ended}"
+    return None
+
+
+def _has_run(status: Body) -> bool:
+    return bool((status.get("state") or {}).keys() - {"waiting"} or status.get("lastState"))
+
+
+def _has_started(status: Body) -> bool:
+    """Tell whether an init container holds up none of those after it: it has ended well, or it is a sidecar that is up."""
+    return bool(
+        status.get("started") or ((status.get("state") or {}).get("terminated") or {}).get("exitCode") == 0
+    )
+
+
+def _is_lagging(status: Body) -> bool:
+    return "running" in (status.get("state") or {}) and not status.get("ready", False)
 
 
 def _exit(terminated: Body | None) -> str | None:
@@ -231,6 +280,13 @@ class JobView:
     state: JobState
     ended: datetime | None
     deleting: bool
+    namespace: str = ""
+    owner: str | None = None
+    """The uid of its cache."""
+    podless: bool = False
+    """Whether it is at work and has no pod."""
+    complaint: str | None = None
+    """Why its pod cannot be created, in the API server's words."""
 
     @classmethod
     def from_body(cls, body: Body) -> "JobView":
@@ -245,10 +301,15 @@ class JobView:
         return cls(
             name=metadata["name"],
             uid=metadata.get("uid", ""),
+            namespace=metadata.get("namespace", ""),
+            owner=next(
+                (r.get("uid") for r in metadata.get("ownerReferences") or () if r.get("controller")), None
+            ),
             node=(metadata.get("annotations") or {}).get(ANNOTATION_NODE, ""),
             state=state,
             ended=parse_time(since),
             deleting="deletionTimestamp" in metadata,
+            podless=state is JobState.ACTIVE and not (body.get("status") or {}).get("active"),
         )
 
 

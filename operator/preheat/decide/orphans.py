@@ -1,44 +1,76 @@
-"""What no owner can delete for us: volumes and node labels are cluster-scoped, so we take them away.
+"""What no owner can delete for us: volumes, and what all services or caches of a namespace share.
 
 Level-triggered: what is there is compared with what should be. It works however long the operator was down.
+Labels of nodes are a matter of each node's own loop (``decide/nodes.py``).
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from preheat.api.constants import LABEL_CACHE_NAMESPACE
-from preheat.decide.observed import Body, NodeView
-from preheat.decide.plan import RESYNC_SECONDS, Delete, LabelNode, Plan, Write
-from preheat.resources.caching import node_label
-from preheat.resources.names import volume_name
+from preheat.api.constants import LABEL_CACHE, LABEL_CACHE_NAMESPACE
+from preheat.decide.observed import Body
+from preheat.decide.plan import RESYNC_SECONDS, Delete, Plan, Write
+from preheat.resources.names import key_of_volume, namespace_key, volume_name
 
 ROLES = ("make", "warm", "serve")
 
 
 @dataclass(frozen=True, slots=True)
 class OrphanObservation:
-    """All volumes and nodes that carry our marks, and the keys of all caches that exist."""
+    """Everything with our marks that has no owner, and what it is there for."""
 
-    keys: frozenset[str]
+    keys: Collection[str]
+    """The keys of all caches that exist or are mounted."""
+    cache_namespaces: Collection[str]
+    """Namespaces with a cache, or with a Deployment that may mount one."""
+    service_namespaces: Collection[str]
+    """Namespaces with an LLMDeployment, or with a Deployment that one left behind."""
     volumes: Iterable[Body]
-    nodes: Iterable[NodeView]
+    claims: Iterable[Body]
+    policies: Iterable[Body]
 
 
 def decide_orphans(seen: OrphanObservation) -> Plan:
-    """Return the deletions that bring the cluster-scoped leftovers back to what the caches ask for.
+    """Return the deletions that bring what has no owner back to what is asked for.
 
     A volume whose claim was deleted and made again stays Released for ever; deleting it lets the next
     pass over its cache make it anew. The weights on the disk are not touched by that.
     """
     expected = {volume_name(key, role) for key in seen.keys for role in ROLES}
+    expected |= {
+        volume_name(namespace_key(name), role) for name in seen.cache_namespaces for role in ("make", "warm")
+    }
     writes: list[Write] = []
     for volume in seen.volumes:
-        metadata = volume["metadata"]
-        released = (volume.get("status") or {}).get("phase") in {"Released", "Failed"}
-        is_ours = LABEL_CACHE_NAMESPACE in (metadata.get("labels") or {})
-        gone = "deletionTimestamp" in metadata
-        if is_ours and not gone and (released or metadata["name"] not in expected):
-            writes.append(Delete("PersistentVolume", "", metadata["name"], metadata.get("uid", "")))
-    for node in seen.nodes:
-        writes.extend(LabelNode(node.name, node_label(key), None) for key in sorted(node.caches - seen.keys))
+        is_ours = LABEL_CACHE_NAMESPACE in _labels(volume)
+        if is_ours and (is_spent(volume) or volume["metadata"]["name"] not in expected):
+            writes.extend(_delete(volume))
+    for claim in seen.claims:
+        labels, name = _labels(claim), claim["metadata"]["name"]
+        is_shared = LABEL_CACHE_NAMESPACE in labels and LABEL_CACHE not in labels
+        if is_shared and claim["metadata"]["namespace"] not in seen.cache_namespaces:
+            writes.extend(_delete(claim))
+        is_of_a_cache = LABEL_CACHE in labels and any(key_of_volume(name, role) for role in ROLES)
+        if is_of_a_cache and name not in expected:
+            writes.extend(_delete(claim))
+    for policy in seen.policies:
+        is_shared = not policy["metadata"].get("ownerReferences")
+        if is_shared and policy["metadata"]["namespace"] not in seen.service_namespaces:
+            writes.extend(_delete(policy))
     return Plan(tuple(writes), None, (), RESYNC_SECONDS)
+
+
+def is_spent(volume: Body) -> bool:
+    """Tell whether a volume's claim is gone: no other will ever get it."""
+    return (volume.get("status") or {}).get("phase") in {"Released", "Failed"}
+
+
+def _labels(body: Body) -> dict[str, str]:
+    return body["metadata"].get("labels") or {}
+
+
+def _delete(body: Body) -> list[Write]:
+    metadata = body["metadata"]
+    if "deletionTimestamp" in metadata:
+        return []
+    return [Delete(body["kind"], metadata.get("namespace", ""), metadata["name"], metadata.get("uid", ""))]

@@ -1,6 +1,8 @@
 """Which nodes can take what: by GPU type, labels and taints."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from operator import attrgetter
 
 from preheat.api.gpu import GPU_MODELS, LABEL_ACCELERATOR, LABEL_PRODUCT, GPUType
 from preheat.api.llmdeployment import LLMDeployment
@@ -8,11 +10,16 @@ from preheat.api.modelcache import PlacementSpec, Toleration
 from preheat.decide.observed import NodeView, Taint
 
 HARMLESS_EFFECT = "PreferNoSchedule"
+_OF_EVERY_CACHE = Toleration(key="nvidia.com/gpu", operator="Exists")
 
 
 def gpu_type_of(node: NodeView) -> GPUType | None:
     """Return the GPU type that a node's labels name, None for none that we know."""
-    product, accelerator = node.labels.get(LABEL_PRODUCT), node.labels.get(LABEL_ACCELERATOR)
+    return _type_of(node.labels.get(LABEL_PRODUCT), node.labels.get(LABEL_ACCELERATOR))
+
+
+@lru_cache(maxsize=1024)
+def _type_of(product: str | None, accelerator: str | None) -> GPUType | None:
     for gpu_type, model in GPU_MODELS.items():
         if product in model.products or accelerator in model.accelerators:
             return gpu_type
@@ -33,19 +40,23 @@ def is_tolerated(taint: Taint, tolerations: Iterable[Toleration]) -> bool:
 
 def matching_nodes(placement: PlacementSpec, nodes: Iterable[NodeView]) -> list[NodeView]:
     """Return the nodes on which a cache may lie, by name."""
-    tolerations = [Toleration(key="nvidia.com/gpu", operator="Exists"), *placement.tolerations]
-    return sorted(
-        (
-            node
-            for node in nodes
-            if node.ready
-            and node.schedulable
-            and (not placement.gpu_types or gpu_type_of(node) in placement.gpu_types)
-            and all(node.labels.get(key) == value for key, value in placement.node_selector.items())
-            and all(is_tolerated(taint, tolerations) for taint in node.taints)
-        ),
-        key=lambda node: node.name,
-    )
+    types, selector = frozenset(placement.gpu_types), placement.node_selector.items()
+    found = [
+        node
+        for node in nodes
+        if node.ready
+        and node.schedulable
+        and (not types or gpu_type_of(node) in types)
+        and (not selector or selector <= node.labels.items())
+        and not (node.taints and untolerated(placement, node))
+    ]
+    return sorted(found, key=attrgetter("name"))
+
+
+def untolerated(placement: PlacementSpec, node: NodeView) -> list[Taint]:
+    """Return the taints that keep a cache off a node."""
+    tolerations = [_OF_EVERY_CACHE, *placement.tolerations]
+    return [taint for taint in node.taints if not is_tolerated(taint, tolerations)]
 
 
 def split_over_types(

@@ -1,5 +1,6 @@
 """What a decision is: writes in order, one status, events to emit after it, and when to look again."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,6 +22,14 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt:
+    """Become the controller of an object of ours that has none: its owner was deleted, and it was left."""
+
+    live: Manifest
+    owner: Manifest
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
     """Delete an object, if it still is the one that was observed."""
 
@@ -32,14 +41,13 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class LabelNode:
-    """Set a label of a node, or remove it (None)."""
+    """Set labels of a node, or remove them (None)."""
 
     node: str
-    key: str
-    value: str | None
+    labels: Mapping[str, str | None]
 
 
-Write = Apply | Delete | LabelNode
+Write = Adopt | Apply | Delete | LabelNode
 
 
 @dataclass(frozen=True, slots=True)

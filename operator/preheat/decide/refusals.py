@@ -1,16 +1,39 @@
 """What the status says when a child could not be written: the same plan, with the refusal as its reason."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
+from typing import Protocol
 
 from preheat.api.conditions import ConditionType, Reason
 from preheat.api.llmdeployment import LLMDeployment, LLMDeploymentStatus
 from preheat.api.modelcache import ModelCache, ModelCacheStatus
 from preheat.decide import conditions as say
+from preheat.decide import text
 from preheat.decide.conditions import Verdict
-from preheat.decide.plan import RESYNC_SECONDS, Plan
+from preheat.decide.plan import RESYNC_SECONDS, EventDraft, Plan
 from preheat.errors import InvalidSpec, NotOwned, PreheatError
 
-BAD = frozenset({Reason.NAME_TAKEN, Reason.CHILD_REFUSED, Reason.INVALID_SPEC})
+BAD = frozenset({Reason.NAME_TAKEN, Reason.CHILD_REFUSED, Reason.INVALID_SPEC, Reason.OPERATOR_ERROR})
+
+TAKEN_SECONDS = 15.0
+"""How often a taken name is looked at again: objects of strangers are not watched."""
+
+
+class Contested(Protocol):
+    """Somebody else changes a child back, again and again."""
+
+    @property
+    def count(self) -> int:
+        """How often it was put back."""
+
+    @property
+    def pause_seconds(self) -> float:
+        """How long it is left as it is."""
+
+    @property
+    def words(self) -> str:
+        """Who changes what."""
 
 
 def unreadable(subject: LLMDeployment | ModelCache, problem: str, now: datetime) -> Plan:
@@ -59,4 +82,47 @@ def with_refusal(
     told = say.conditions(summary, before, subject.generation, now)
     changed = status.model_copy(update={"conditions": [*told, *rest]})
     drafts = tuple(say.events(summary, before, BAD))
-    return Plan(plan.writes, changed.to_api(), drafts, min(plan.requeue_after, RESYNC_SECONDS))
+    delay = TAKEN_SECONDS if isinstance(refusal, NotOwned) else RESYNC_SECONDS
+    return Plan(plan.writes, changed.to_api(), drafts, min(plan.requeue_after, delay))
+
+
+def with_contests(
+    subject: LLMDeployment | ModelCache, plan: Plan, contests: Sequence[Contested], now: datetime
+) -> Plan:
+    """Return the plan that tells who fights over which child, beside what else there is to say."""
+    if plan.status is None:
+        return plan
+    worst = max(contests, key=lambda contest: contest.count)
+    more = f" {len(contests) - 1} more children are contested." if len(contests) > 1 else ""
+    verdict = Verdict(
+        ConditionType.CONTESTED,
+        True,
+        Reason.CONTESTED,
+        f"{worst.words}. It was put back {worst.count} times; others' change now stands for "
+        f"{text.duration(worst.pause_seconds)} each time. End one of the two: what runs is set in this object "
+        f"alone.{more}",
+    )
+    before = subject.status.conditions
+    (told,) = say.conditions([verdict], before, subject.generation, now)
+    conditions = [*plan.status.get("conditions", ()), told.to_api()]
+    news = any(condition.type == ConditionType.CONTESTED for condition in before)
+    drafts = (
+        plan.events if news else (*plan.events, EventDraft(verdict.reason, verdict.message, warning=True))
+    )
+    return replace(plan, status={**plan.status, "conditions": conditions}, events=drafts)
+
+
+def broken(subject: LLMDeployment | ModelCache, bug: Exception, now: datetime) -> Plan:
+    """Say that the operator failed on this object, and touch nothing else: what runs goes on running."""
+    problem = (
+        f"The operator failed on this object ({type(bug).__name__}: {bug}). What runs goes on running, and the "
+        "operator tries again. Please report this."
+    )
+    verdict = Verdict(ConditionType.READY, None, Reason.OPERATOR_ERROR, problem)
+    verdicts = say.summary(verdict, stuck=True)
+    before = subject.status
+    named = {verdict.type for verdict in verdicts}
+    told = say.conditions(verdicts, before.conditions, subject.generation, now)
+    rest = [condition for condition in before.conditions if condition.type not in named]
+    status = before.model_copy(update={"conditions": [*told, *rest]})
+    return Plan((), status.to_api(), tuple(say.events(verdicts, before.conditions, BAD)), RESYNC_SECONDS)

@@ -5,17 +5,21 @@ from datetime import datetime
 
 from preheat.api.constants import LABEL_REVISION
 from preheat.api.llmdeployment import LLMDeployment
-from preheat.api.modelcache import PlacementSpec, Toleration
 from preheat.config import OperatorConfig
+from preheat.decide.capacity import fitting_nodes
 from preheat.decide.observed import DeploymentView, is_controlled_by
-from preheat.decide.placement import matching_nodes
-from preheat.decide.plan import Apply, Delete, Plan, Write
+from preheat.decide.ownership import is_orphan
+from preheat.decide.plan import Adopt, Apply, Delete, Plan, Write
 from preheat.decide.rollout import Progress, next_old
 from preheat.decide.telling import refusal, telling_plan
 from preheat.decide.wish import ServiceObservation, Wish, make_wish, ready_nodes, runs, stored_revisions
 from preheat.errors import InvalidSpec
 from preheat.resources import caching, names, serving
+from preheat.resources.metadata import owner_reference
 from preheat.resources.serving import Revision
+
+MOST_NODES = 1000
+"""On no more nodes than this can one cache be (the bound of its spec.placement.nodes)."""
 
 
 def decide_service(
@@ -23,10 +27,16 @@ def decide_service(
 ) -> Plan:
     """Return what to do for one LLMDeployment."""
     stored = stored_revisions(service, seen)
+    orphans = [body for body in seen.children if is_orphan(body)]
     try:
+        caching.wanted_placement(service)
         wish = make_wish(service, seen, stored, config)
     except InvalidSpec as problem:
         return refusal(service, seen, str(problem), now)
+    if orphans:
+        # What an LLMDeployment of the same name left behind runs: take it over before anything is decided of it.
+        adoptions: list[Write] = [Adopt(body, owner_reference(service)) for body in orphans]
+        return telling_plan(service, seen, wish, adoptions, now)
     kept = _kept_revisions(service, stored, wish)
     old_replicas = _old_replicas(wish, seen)
     writes: list[Write] = [
@@ -118,15 +128,15 @@ def _applies(
     writes: list[Write] = [
         # Old replicas go before new ones come: that frees their GPUs.
         *_shrinks(service, stored, old_replicas),
-        Apply(serving.make_service_account(service)),
-        Apply(serving.make_network_policy(service, config)),
+        Apply(serving.make_network_policy(service.namespace, config)),
         Apply(serving.make_service(service)),
-        Apply(serving.make_disruption_budget(service)),
     ]
+    if wish.replicas > 1:
+        # Once made it stays: it lets a single replica be drained, as no budget would.
+        writes.append(Apply(serving.make_disruption_budget(service)))
     if wish.makes_cache:
         nodes = _cache_nodes(service, seen, wish)
         writes.append(Apply(caching.make_cache(service, wish.cache, nodes)))
-    writes.append(Apply(serving.make_repository(service, wish.revisions[0]), once=True))
     for revision in wish.revisions:
         writes.append(Apply(serving.make_controller_revision(service, revision)))
         writes.append(Apply(serving.make_deployment(service, revision, wish.shares[revision.gpu_type])))
@@ -149,12 +159,5 @@ def _shrinks(service: LLMDeployment, stored: Sequence[Revision], replicas: Mappi
 
 def _cache_nodes(service: LLMDeployment, seen: ServiceObservation, wish: Wish) -> int:
     """Return on how many nodes the weights should lie: one per replica and the margin, as far as nodes go."""
-    hardware = service.spec.hardware
-    gpus = Toleration(key=hardware.gpu.resource_name, operator="Exists")
-    placement = PlacementSpec(
-        gpu_types=hardware.gpu.types,
-        node_selector=hardware.node_selector,
-        tolerations=[gpus, *hardware.tolerations],
-    )
-    available = len(matching_nodes(placement, seen.nodes))
-    return max(1, min(available, max(1, wish.replicas) + service.spec.cache.warm_nodes))
+    available = len(fitting_nodes(service, seen.nodes))
+    return max(1, min(available, max(1, wish.replicas) + service.spec.cache.warm_nodes, MOST_NODES))

@@ -1,6 +1,7 @@
 """LLMDeployment: what is said. The one most telling reason why it is not Ready, with progress and numbers."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from preheat.api.conditions import ConditionType, Reason
@@ -14,9 +15,11 @@ from preheat.api.llmdeployment import (
 from preheat.api.modelcache import ModelCache, NodeCacheState
 from preheat.decide import conditions as say
 from preheat.decide import text
+from preheat.decide.capacity import in_numbers, too_large
 from preheat.decide.conditions import Verdict
 from preheat.decide.observed import AgentState, PodView
 from preheat.decide.plan import POLL_SECONDS, RESYNC_SECONDS, Plan, Write
+from preheat.decide.troubles import Trouble, sentence, trouble_of, what_to_do
 from preheat.decide.wish import ServiceObservation, Wish, runs, the_cache
 from preheat.resources.pod import selector
 
@@ -31,14 +34,16 @@ STUCK = frozenset(
         Reason.WEIGHTS_FAILED,
         Reason.NO_MATCHING_NODE,
         Reason.PODS_REFUSED,
+        Reason.REFERENCE_MISSING,
         Reason.IMAGE_UNAVAILABLE,
         Reason.LOAD_FAILED,
         Reason.LOAD_STALLED,
         Reason.CANARY_FAILED,
         Reason.ENGINE_CRASHING,
+        Reason.CONTAINER_CRASHING,
     }
 )
-BAD = STUCK | {Reason.NO_CAPACITY, Reason.MODEL_HEALING}
+BAD = STUCK | {Reason.NO_CAPACITY, Reason.POD_NOT_STARTING, Reason.MODEL_HEALING}
 
 
 def refusal(service: LLMDeployment, seen: ServiceObservation, problem: str, now: datetime) -> Plan:
@@ -71,7 +76,7 @@ def telling_plan(
     live = [pod for pod in seen.pods if not pod.deleting]
     ready = [pod for pod in live if pod.ready]
     cache = the_cache(wish, seen)
-    verdict, loading = _verdict(seen, wish, cache)
+    verdict, loading = _verdict(service, seen, wish, cache)
     before = service.status
     verdicts = [
         *say.summary(verdict, stuck=verdict.reason in STUCK),
@@ -107,7 +112,7 @@ def telling_plan(
         tuple(writes),
         status.to_api(),
         tuple(say.events(verdicts, before.conditions, BAD)),
-        POLL_SECONDS if on_the_way else RESYNC_SECONDS,
+        min(POLL_SECONDS if on_the_way else RESYNC_SECONDS, seen.look_again or RESYNC_SECONDS),
     )
 
 
@@ -151,7 +156,9 @@ def _weights(cache: ModelCache | None) -> Verdict:
 Telling = tuple[Verdict, LoadingStatus | None]
 
 
-def _verdict(seen: ServiceObservation, wish: Wish, cache: ModelCache | None) -> Telling:
+def _verdict(
+    service: LLMDeployment, seen: ServiceObservation, wish: Wish, cache: ModelCache | None
+) -> Telling:
     """Return Ready with its most telling reason, and the progress of what that reason names."""
     mine = [pod for pod in seen.pods if pod.revision == wish.id and not pod.deleting]
     ready = sum(pod.ready for pod in mine)
@@ -160,8 +167,8 @@ def _verdict(seen: ServiceObservation, wish: Wish, cache: ModelCache | None) -> 
         if wish.replicas == 0:
             return _ready(Reason.SCALED_TO_ZERO, "Scaled to zero; the weights stay warm."), None
         return _ready(Reason.SERVING, f"{ready} of {wish.replicas} replicas answer."), None
-    for look in (_look_at_children, _look_at_weights, _look_at_pods):
-        telling = look(seen, wish, cache, mine)
+    for look in (_look_at_children, _look_at_nodes, _look_at_weights, _look_at_pods):
+        telling = look(_Look(service, seen, wish, cache, mine))
         if telling is not None:
             return telling
     if old:
@@ -182,19 +189,47 @@ def _not_ready(reason: Reason, message: str) -> Verdict:
     return Verdict(ConditionType.READY, False, reason, message)
 
 
-def _look_at_children(
-    seen: ServiceObservation, wish: Wish, _cache: ModelCache | None, _mine: Sequence[PodView]
-) -> Telling | None:
-    refused = [v for v in seen.deployments if v.revision == wish.id and v.refused is not None]
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look is given. ``mine``: the pods of the wanted revision."""
+
+    service: LLMDeployment
+    seen: ServiceObservation
+    wish: Wish
+    cache: ModelCache | None
+    mine: Sequence[PodView]
+
+
+def _look_at_children(at: _Look) -> Telling | None:
+    refused = [v for v in at.seen.deployments if v.revision == at.wish.id and v.refused is not None]
     if refused:
         return _not_ready(Reason.PODS_REFUSED, f"Pods cannot be created: {refused[0].refused}"), None
     return None
 
 
-def _look_at_weights(
-    _seen: ServiceObservation, wish: Wish, cache: ModelCache | None, mine: Sequence[PodView]
-) -> Telling | None:
+def _look_at_nodes(at: _Look) -> Telling | None:
+    """Say at once, and not after an hour's download, that no node is large enough."""
+    if at.wish.replicas == 0 or any(pod.scheduled for pod in at.mine):
+        return None
+    problem = too_large(at.service, at.seen.nodes)
+    return (_not_ready(Reason.NO_CAPACITY, problem), None) if problem is not None else None
+
+
+_OF_THE_CACHE = frozenset(
+    {
+        Reason.WEIGHTS_FAILED,
+        Reason.NO_MATCHING_NODE,
+        Reason.PODS_REFUSED,
+        Reason.REFERENCE_MISSING,
+        Reason.POD_NOT_STARTING,
+    }
+)
+"""Reasons of the cache that are told as they are: somebody must act, or should know."""
+
+
+def _look_at_weights(at: _Look) -> Telling | None:
     """Weights are the reason as long as no node holds them, or while a pod waits for a node that does."""
+    wish, cache, mine = at.wish, at.cache, at.mine
     if wish.replicas == 0:
         return None
     if cache is None:
@@ -209,7 +244,7 @@ def _look_at_weights(
         return None
     theirs = next((c for c in status.conditions if c.type == ConditionType.READY), None)
     reason = Reason.WEIGHTS_FETCHING
-    if theirs is not None and theirs.reason in {Reason.WEIGHTS_FAILED, Reason.NO_MATCHING_NODE}:
+    if theirs is not None and theirs.reason in _OF_THE_CACHE:
         reason = Reason(theirs.reason)
     detail = theirs.message if theirs else "not started yet"
     total = (status.total_bytes or 0) * max(desired, 1)
@@ -232,24 +267,31 @@ _AGENT_REASONS: dict[AgentState, Reason] = {
 """In this order the states are told: trouble first."""
 
 
-def _look_at_pods(
-    _seen: ServiceObservation, wish: Wish, _cache: ModelCache | None, mine: Sequence[PodView]
-) -> Telling | None:
-    waiting = [pod for pod in mine if not pod.ready]
+def _look_at_pods(at: _Look) -> Telling | None:
+    waiting = [pod for pod in at.mine if not pod.ready]
     for pod in waiting:
-        if pod.unschedulable is not None:
-            return _not_ready(Reason.NO_CAPACITY, f"Pod {pod.name}: {pod.unschedulable}"), None
         if pod.restarts >= CRASHES and pod.last_exit is not None:
             return _not_ready(
                 Reason.ENGINE_CRASHING,
                 f"Pod {pod.name}: engine restarted {pod.restarts} times, {pod.last_exit}",
             ), None
-        if pod.waiting_reason is not None and pod.waiting_reason != "CrashLoopBackOff":
-            words = pod.waiting_message or pod.waiting_reason
+        if pod.crashing is not None:
             return _not_ready(
-                Reason.IMAGE_UNAVAILABLE, f"Pod {pod.name}: {pod.waiting_reason}: {words}"
+                Reason.CONTAINER_CRASHING, f"Pod {pod.name}: {pod.crashing}. Correct it in spec.template."
             ), None
-    return _look_at_agents(wish, waiting)
+        trouble = trouble_of(pod)
+        if trouble is not None:
+            return _not_ready(trouble.reason, _words_of(trouble, pod, at)), None
+    return _look_at_agents(at.wish, waiting)
+
+
+def _words_of(trouble: Trouble, pod: PodView, at: _Look) -> str:
+    if trouble.reason is Reason.NO_CAPACITY:
+        return f"Pod {pod.name}: {sentence(trouble.message)} {in_numbers(at.service, at.seen.nodes, at.seen.uses)}"
+    told = f"{trouble.told}: " if pod.waiting_reason is not None else ""
+    return (
+        f"Pod {pod.name}: {told}{sentence(trouble.message)}{what_to_do(trouble.reason, at.service.namespace)}"
+    )
 
 
 def _look_at_agents(wish: Wish, waiting: Sequence[PodView]) -> Telling | None:
@@ -278,6 +320,8 @@ def _look_at_agents(wish: Wish, waiting: Sequence[PodView]) -> Telling | None:
             words = f"{len(told)} of {wish.replicas} replicas are loading"
         if state is AgentState.SERVING:
             words = "the model has answered; the kubelet has not asked yet"
+            if pod.lagging is not None:
+                words = f"the model has answered; {pod.lagging} of spec.template is not Ready"
         return _not_ready(reason, f"Pod {pod.name}: {words}"), loading
     if waiting and any(pod.scheduled for pod in waiting):
         return _not_ready(Reason.ENGINE_STARTING, f"Pod {waiting[0].name} is starting."), None

@@ -7,6 +7,7 @@ from preheat.api.gpu import GPUType
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import ModelCache
 from preheat.config import OperatorConfig
+from preheat.decide.capacity import GPUUse
 from preheat.decide.observed import DeploymentView, NodeView, PodView, is_controlled_by
 from preheat.decide.placement import split_over_types
 from preheat.resources import caching, names, serving
@@ -25,6 +26,10 @@ class ServiceObservation:
     """All ModelCaches of the namespace: one made ahead of time serves as well as our own."""
     children: Sequence[Manifest]
     """Live ControllerRevisions, ConfigMaps, Deployments and ModelCaches of this service."""
+    uses: Sequence[GPUUse] = ()
+    """GPUs that our own replicas hold; looked up when a pod of this service finds none."""
+    look_again: float | None = None
+    """In how many seconds there may be more to see of pods that do not start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +82,7 @@ def make_wish(
     for gpu_type in used:
         # What is stored is taken as it is: a new operator version changes no running pod.
         pinned = same.get(gpu_type) or serving.render_revision(service, gpu_type, number, cache, config)
-        revisions.append(
-            Revision(pinned.id, number, gpu_type, pinned.template, pinned.files, pinned.cache, pinned.claim)
-        )
+        revisions.append(Revision(pinned.id, number, gpu_type, pinned.template, pinned.cache, pinned.claim))
     return Wish(replicas, identity, shares, tuple(revisions), cache, makes_cache)
 
 

@@ -1,0 +1,222 @@
+"""Which loops a change concerns. A change wakes those, and no more: a thousand objects must not wake each other."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from preheat.api.constants import (
+    ANNOTATION_APPLIED,
+    LABEL_CACHE,
+    LABEL_CACHE_NAMESPACE,
+    LABEL_DEPLOYMENT,
+    NODE_LABEL_PREFIX,
+)
+from preheat.controller.observe import cache_key_of, mounted_key
+from preheat.controller.view import Key, View, key_of, parents
+from preheat.decide.observed import DeploymentView, JobState, JobView
+from preheat.decide.orphans import is_spent
+from preheat.resources.metadata import Manifest
+
+ORPHANS: Key = ("Orphans", "", "")
+"""The loop over what has no owner: one for the whole cluster."""
+
+
+def concerned(before: Manifest | None, after: Manifest | None, view: View) -> list[Key]:
+    """Return the loops that a change concerns. None: the object was or is not there."""
+    body = after or before or {}
+    if before is not None and after is not None and _are_alike(before, after):
+        return []
+    special = _SPECIAL.get(body["kind"])
+    return special(before, after, view) if special else _of_child(before, after)
+
+
+def is_only_status(before: Manifest | None, after: Manifest | None) -> bool:
+    """Tell whether two versions of an object differ in the status alone.
+
+    The answer to a write of the status may hold a new spec: somebody was quicker.
+    """
+    return before is not None and after is not None and _but_status(before) == _but_status(after)
+
+
+def _but_status(body: Manifest) -> object:
+    metadata = {k: v for k, v in body["metadata"].items() if k not in {"resourceVersion", "managedFields"}}
+    return metadata, {k: v for k, v in body.items() if k not in {"metadata", "status"}}
+
+
+def _are_alike(before: Manifest, after: Manifest) -> bool:
+    """Tell whether no decision can see a difference: controllers write more into a status than anybody reads."""
+    view = _VIEWS.get(before["kind"])
+    return view is not None and view(before) == view(after)
+
+
+def _seen_of_deployment(body: Manifest) -> object:
+    return _seen_of_metadata(body), body.get("spec"), DeploymentView.from_body(body)
+
+
+def _seen_of_job(body: Manifest) -> object:
+    return _seen_of_metadata(body), JobView.from_body(body)
+
+
+def _seen_of_volume(body: Manifest) -> object:
+    """Nobody can change the spec of a volume or claim; what the binder notes in it is its own.
+
+    But for a volume that nobody can bind any more.
+    """
+    return _seen_of_metadata(body), is_spent(body)
+
+
+_VIEWS: Mapping[str, Callable[[Manifest], object]] = {
+    "Deployment": _seen_of_deployment,
+    "Job": _seen_of_job,
+    "PersistentVolume": _seen_of_volume,
+    "PersistentVolumeClaim": _seen_of_volume,
+}
+
+
+def _seen_of_metadata(body: Manifest) -> object:
+    metadata = body["metadata"]
+    fields = ("uid", "labels", "ownerReferences", "deletionTimestamp")
+    applied = (metadata.get("annotations") or {}).get(ANNOTATION_APPLIED)
+    return [metadata.get(field) for field in fields], applied
+
+
+def _of_child(before: Manifest | None, after: Manifest | None) -> list[Key]:
+    """Return the parents that a child's labels name, and those that they named before."""
+    return list(dict.fromkeys(parent for body in (before, after) if body for parent in parents(body)))
+
+
+def _of_deployment(before: Manifest | None, after: Manifest | None, view: View) -> list[Key]:
+    """Return its parents. With a Deployment goes what kept a cache's volumes: its pods used them."""
+    found = _of_child(before, after)
+    if after is None and before is not None:
+        key = mounted_key(before)
+        found += [("Node", "", n["metadata"]["name"]) for n in view.all("Node") if key in _caches(n)]
+        found.append(ORPHANS)
+    return found
+
+
+def _of_job(before: Manifest | None, after: Manifest | None, _view: View) -> list[Key]:
+    """Return its cache, and its node when a warmer has ended well there, or is gone."""
+    found = _of_child(before, after)
+    if _done(before) == _done(after):
+        return [key for key in found if key[0] != "Node"]
+    return found
+
+
+def _done(job: Manifest | None) -> object:
+    """Return for whom a warmer has ended well, as far as its node's labels are concerned."""
+    view = JobView.from_body(job) if job is not None else None
+    if view is None or view.state is not JobState.COMPLETE or view.deleting:
+        return None
+    return "done", view.owner
+
+
+def _of_service(before: Manifest | None, after: Manifest | None, _view: View) -> list[Key]:
+    """Return the LLMDeployment itself. With the last of a namespace goes what they shared."""
+    return [key_of(after)] if after else [key_of(before or {}), ORPHANS]
+
+
+def _of_cache(before: Manifest | None, after: Manifest | None, view: View) -> list[Key]:
+    """Return the cache itself and every LLMDeployment of its namespace that may use it.
+
+    One that a person made may be what any of them waits for. When a cache goes: every node that holds it, too.
+    """
+    body = after or before or {}
+    metadata = body["metadata"]
+    namespace, name = metadata["namespace"], metadata["name"]
+    found: list[Key] = [("ModelCache", namespace, name), *parents(body)]
+    by_hand = LABEL_DEPLOYMENT not in (metadata.get("labels") or {})
+    found += [
+        ("LLMDeployment", namespace, service["metadata"]["name"])
+        for service in view.all("LLMDeployment", namespace)
+        if _uses(service, name) or (by_hand and not _is_ready(service))
+    ]
+    if after is None:
+        key = (body.get("status") or {}).get("key")
+        found += [("Node", "", n["metadata"]["name"]) for n in view.all("Node") if key in _caches(n)]
+        found.append(ORPHANS)
+    return found
+
+
+def _of_node(before: Manifest | None, after: Manifest | None, view: View) -> list[Key]:
+    """Return the node itself and whose weights came or went with its labels.
+
+    What else changes concerns those objects that are not settled: the next resync tells the settled ones.
+    """
+    name = (after or before or {})["metadata"]["name"]
+    found: list[Key] = []
+    moved = _caches(before) ^ _caches(after)
+    if moved:
+        found += [key for key in view.keys("ModelCache") if cache_key_of(view, key) in moved]
+    if before is None or after is None or _gist(before) != _gist(after):
+        found += [
+            (kind, o["metadata"]["namespace"], o["metadata"]["name"])
+            for kind in ("LLMDeployment", "ModelCache")
+            for o in view.all(kind)
+            if not _is_ready(o)
+        ]
+    # A kubelet reports every few minutes: a heartbeat concerns nobody.
+    return [("Node", "", name), *sorted(found)] if found or moved else []
+
+
+def _of_volume(before: Manifest | None, after: Manifest | None, view: View) -> list[Key]:
+    """Return the cache that a volume or claim belongs to: its labels say so.
+
+    What all caches of a namespace share is looked after by any of them.
+    """
+    metadata = (after or before or {})["metadata"]
+    labels = metadata.get("labels") or {}
+    namespace = labels.get(LABEL_CACHE_NAMESPACE) or metadata.get("namespace", "")
+    if LABEL_CACHE in labels:
+        return [("ModelCache", namespace, labels[LABEL_CACHE]), ORPHANS]
+    return [*_first("ModelCache", namespace, view), ORPHANS]
+
+
+def _of_policy(before: Manifest | None, after: Manifest | None, view: View) -> list[Key]:
+    """Return one LLMDeployment: the policy is of all those in its namespace, and any of them makes it right."""
+    metadata = (after or before or {})["metadata"]
+    return [*_first("LLMDeployment", metadata["namespace"], view), ORPHANS]
+
+
+_SPECIAL: Mapping[str, Callable[[Manifest | None, Manifest | None, View], list[Key]]] = {
+    "LLMDeployment": _of_service,
+    "ModelCache": _of_cache,
+    "Deployment": _of_deployment,
+    "Job": _of_job,
+    "Node": _of_node,
+    "PersistentVolume": _of_volume,
+    "PersistentVolumeClaim": _of_volume,
+    "NetworkPolicy": _of_policy,
+}
+"""Every other kind concerns its parents, by its labels."""
+
+
+def _first(kind: str, namespace: str, view: View) -> list[Key]:
+    return [(kind, namespace, body["metadata"]["name"]) for body in view.all(kind, namespace)[:1]]
+
+
+def _uses(service: Manifest, cache: str) -> bool:
+    return bool(((service.get("status") or {}).get("cache") or {}).get("name") == cache)
+
+
+def _is_ready(body: Manifest) -> bool:
+    conditions = (body.get("status") or {}).get("conditions") or ()
+    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+
+
+def _caches(node: Manifest | None) -> frozenset[str]:
+    """Return the keys of the caches that a node's labels name."""
+    labels: Iterable[str] = ((node or {}).get("metadata") or {}).get("labels") or ()
+    return frozenset(
+        key.removeprefix(NODE_LABEL_PREFIX) for key in labels if key.startswith(NODE_LABEL_PREFIX)
+    )
+
+
+def _gist(node: Manifest) -> object:
+    """Return what a decision looks at in a node, but for our own labels."""
+    status = node.get("status") or {}
+    labels = (node["metadata"].get("labels") or {}).items()
+    return (
+        {key: value for key, value in labels if not key.startswith(NODE_LABEL_PREFIX)},
+        node.get("spec"),
+        status.get("allocatable"),
+        [(c.get("type"), c.get("status")) for c in status.get("conditions") or ()],
+    )
