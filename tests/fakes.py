@@ -2,7 +2,7 @@
 
 import asyncio
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from preheat.cluster.kinds import KINDS
@@ -21,9 +21,16 @@ class FakeKube:
     def __init__(self) -> None:
         self.store: dict[Key, dict[str, Any]] = {}
         self.events: list[dict[str, Any]] = []
+        self.said: dict[str, dict[str, Any]] = {}
+        """The newest Event regarding an object, by its uid."""
+        self.asked: list[str] = []
         self.writes: list[str] = []
         self.crash_after: int | None = None
         self.fail_next = 0
+        self.fail_after: int | None = None
+        self.keeps_foreign_status = False
+        """Whether fields of a status that others wrote survive our apply, as they do on a real API server."""
+        self.refuses: dict[str, Exception] = {}
         self.watcher: Callable[[str, dict[str, Any]], None] | None = None
         self._version = 0
 
@@ -37,7 +44,7 @@ class FakeKube:
         generation = (
             1 if old is None else old["metadata"]["generation"] + (old.get("spec") != body.get("spec"))
         )
-        uid = old["metadata"]["uid"] if old else f"uid-{key[0]}-{key[2]}"
+        uid = old["metadata"]["uid"] if old else metadata.get("uid", f"uid-{key[0]}-{key[2]}")
         merged = {**(old or {}), **copy.deepcopy(body)}
         merged["metadata"] = {**metadata, "uid": uid, "generation": generation}
         return self._save(key, merged)
@@ -63,11 +70,28 @@ class FakeKube:
 
     # --- what the operator calls
 
+    async def open(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        return None
+
     async def list_all(self, kind: str) -> list[dict[str, Any]]:
         return [copy.deepcopy(body) for key, body in sorted(self.store.items()) if key[0] == kind]
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         return copy.deepcopy(self.store.get((kind, namespace, name)))
+
+    async def create(self, manifest: dict[str, Any]) -> dict[str, Any] | None:
+        metadata = manifest["metadata"]
+        key = (manifest["kind"], metadata.get("namespace", ""), metadata["name"])
+        if key in self.store:
+            return None
+        self._before(f"create {manifest['kind']}")
+        new = {"metadata": {"uid": f"uid-{key[0]}-{key[2]}", "generation": 1}}
+        body = self._save(key, _merge(new, manifest))
+        self._after()
+        return body
 
     async def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
         metadata = manifest["metadata"]
@@ -84,14 +108,50 @@ class FakeKube:
         self._before(f"status {kind}")
         key, body = (kind, namespace, name), None
         if key in self.store and self.store[key]["metadata"]["uid"] == uid:
-            body = self._save(key, {**self.store[key], "status": copy.deepcopy(status)})
+            status = copy.deepcopy(status)
+            if self.keeps_foreign_status:
+                old = self.store[key].get("status") or {}
+                types = {c["type"] for c in status["conditions"]}
+                kept = [c for c in old.get("conditions", ()) if c["type"] not in types]
+                status = {**old, **status, "conditions": [*status["conditions"], *kept]}
+            body = self._save(key, {**self.store[key], "status": status})
         self._after()
         return body
 
-    async def label_node(self, node: str, key: str, value: str | None) -> dict[str, Any] | None:
+    async def adopt(self, live: dict[str, Any], owner: dict[str, Any]) -> dict[str, Any] | None:
+        self._before(f"adopt {live['kind']}")
+        key = (live["kind"], live["metadata"].get("namespace", ""), live["metadata"]["name"])
+        body = copy.deepcopy(self.store[key])
+        body["metadata"]["ownerReferences"] = [*body["metadata"].get("ownerReferences", ()), owner]
+        body = self._save(key, body)
+        self._after()
+        return body
+
+    async def clear_status(self, live: dict[str, Any], pointers: Sequence[str]) -> dict[str, Any] | None:
+        self._before(f"clear {live['kind']}")
+        key = (live["kind"], live["metadata"].get("namespace", ""), live["metadata"]["name"])
+        body = copy.deepcopy(self.store[key])
+        for pointer in pointers:
+            *path, last = pointer.split("/")[1:]
+            where: Any = body
+            for part in path:
+                where = where[int(part)] if isinstance(where, list) else where[part]
+            del where[int(last) if isinstance(where, list) else last]
+        body = self._save(key, body)
+        self._after()
+        return body
+
+    async def replace_status(self, live: dict[str, Any], status: dict[str, Any]) -> dict[str, Any] | None:
+        self._before(f"status {live['kind']}")
+        key = (live["kind"], live["metadata"]["namespace"], live["metadata"]["name"])
+        body = self._save(key, {**self.store[key], "status": copy.deepcopy(status)})
+        self._after()
+        return body
+
+    async def label_node(self, node: str, changes: dict[str, str | None]) -> dict[str, Any] | None:
         self._before("label Node")
         body = copy.deepcopy(self.store[("Node", "", node)])
-        labels = {**body["metadata"].get("labels", {}), key: value}
+        labels = {**body["metadata"].get("labels", {}), **changes}
         body["metadata"]["labels"] = {k: v for k, v in labels.items() if v is not None}
         body = self._save(("Node", "", node), body)
         self._after()
@@ -104,6 +164,10 @@ class FakeKube:
             self.remove(*key)
         self._after()
 
+    async def newest_event(self, namespace: str, uid: str) -> dict[str, Any] | None:
+        self.asked.append(uid)
+        return self.said.get(uid)
+
     async def create_event(self, event: dict[str, Any]) -> None:
         self.events.append(event)
 
@@ -111,6 +175,11 @@ class FakeKube:
         if self.fail_next:
             self.fail_next -= 1
             raise Unavailable("503 the API server is busy")
+        if self.fail_after is not None and len(self.writes) >= self.fail_after:
+            self.fail_after, self.fail_next = None, 2
+            raise Unavailable("503 the API server is busy")
+        if what in self.refuses:
+            raise self.refuses[what]
         self.writes.append(what)
 
     def _after(self) -> None:

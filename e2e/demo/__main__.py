@@ -75,7 +75,7 @@ def up(cluster: Provider) -> None:
     print("\n5. What it took\n")
     times.print()
     times.write(ROOT / "build" / "bench" / "demo.jsonl")
-    print(f"\nTry more:  export KUBECONFIG={_short(cluster.kubeconfig)}")
+    print(f"\nTry more:  export KUBECONFIG={cluster.kubeconfig} PATH={ROOT / '.venv' / 'bin'}:$PATH")
     print(f"           kubectl get llmd -A;  kubectl -n {NAMESPACE} describe llmd {NAME}")
     print(f"           kubectl preheat status {NAME} -n {NAMESPACE};  kubectl explain llmdeployment.spec")
     print("Take it away with:  make demo-down")

@@ -51,6 +51,13 @@ class Cluster:
         path.write_text(yaml.safe_dump(body))
         self.kubectl("apply", "-f", str(path))
 
+    def clear(self) -> None:
+        """Delete what other tests left serving: every GPU is free afterwards, and each test applies what it needs."""
+        self.kubectl("-n", self.namespace, "delete", "llmd", "--all")
+        self.until(
+            "no engine left", lambda: not self.items("pods", "preheat.dev/component=engine"), READY_SECONDS
+        )
+
     def pods(self, service: str) -> list[dict[str, Any]]:
         return self.items("pods", f"preheat.dev/llmdeployment={service},preheat.dev/component=engine")
 

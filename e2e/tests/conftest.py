@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from e2e.cluster import PROVIDERS, provider_for
+from e2e.cluster.audit import calls, keep_calls
 from e2e.install import NAMES, image_archives, install_operator
 from e2e.tests.cluster import Cluster
 
@@ -37,6 +38,8 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         made.kubectl("apply", "-f", str(STORE))
         made.kubectl("-n", made.namespace, "rollout", "status", "deploy/model-store", "--timeout=120s")
         yield made
+        if own is None and provider.audit_log is not None:
+            keep_calls("e2e", calls(provider.audit_log))
     finally:
         if own is None and not request.config.getoption("keep"):
             provider.down()

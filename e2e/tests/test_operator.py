@@ -44,7 +44,7 @@ def test_what_is_changed_by_hand_is_put_back(cluster: Cluster) -> None:
 
 def test_a_new_revision_goes_out_where_no_gpu_is_free(cluster: Cluster, service: str) -> None:
     """Two GPUs a replica on a node of two: the old one makes room, and only when the weights are there."""
-    hardware = {"gpu": {"types": ["nvidia-a10g"], "count": 2}, "parallelism": {"tensor": 1, "pipeline": 2}}
+    hardware = {"gpu": {"types": ["nvidia-a10g"], "count": 2}}
     cluster.apply(service, hardware=hardware, runtime={"options": None})
     cluster.wait_ready(service)
     (old,) = cluster.pods(service)
@@ -67,8 +67,8 @@ def test_deleting_leaves_nothing(cluster: Cluster) -> None:
     cache = (cluster.get("llmd", NAME) or {})["status"]["cache"]["name"]
     key = (cluster.get("mc", cache) or {})["status"]["key"]
     cluster.kubectl("-n", cluster.namespace, "delete", "llmd", NAME)
-    for kind in ("deployments", "services", "configmaps", "controllerrevisions", "poddisruptionbudgets",
-                 "networkpolicies", "serviceaccounts", "modelcaches", "pods"):  # fmt: skip
+    for kind in ("deployments", "services", "controllerrevisions", "poddisruptionbudgets",
+                 "networkpolicies", "modelcaches", "pods"):  # fmt: skip
         _gone(cluster, kind)
     cluster.until("no volumes", lambda: key not in cluster.kubectl("get", "pv", "-o", "name"), 30)
     cluster.until(

@@ -55,7 +55,7 @@ def test_the_pod_is_on_the_gpu_type_asked_for_and_came_after_the_weights(cluster
 def test_idle_means_no_write(cluster: Cluster) -> None:
     def versions() -> dict[str, str]:
         found = {}
-        for kind in ("llmd", "mc", "deployments", "services", "configmaps", "controllerrevisions", "jobs"):
+        for kind in ("llmd", "mc", "deployments", "services", "controllerrevisions", "jobs"):
             for body in cluster.items(kind):
                 found[f"{kind}/{body['metadata']['name']}"] = body["metadata"]["resourceVersion"]
         return found

@@ -91,7 +91,7 @@ def test_weights_come_from_a_volume_too(cluster: Cluster) -> None:
         cluster.kubectl("apply", "-f", str(path))
         cluster.until("weights ready", lambda: _ready_nodes(cluster, "from-volume") == 1, 60)
         key = (cluster.get("mc", "from-volume") or {})["status"]["key"]
-        copied = cluster.provider.node_exec(node, ["cat", f"/var/lib/preheat/{key}/model/a.gguf"])
+        copied = cluster.provider.node_exec(node, ["cat", f"{_folder_of(cluster, key)}/model/a.gguf"])
         assert copied == content
     finally:
         cluster.kubectl("delete", "-f", str(path), "--ignore-not-found", "--timeout=60s", check=False)
@@ -118,8 +118,12 @@ def _done(cluster: Cluster, service: str) -> bool:
 
 
 def _folder(cluster: Cluster, service: str) -> str:
-    status = _cache(cluster, service)["status"]
-    return f"/var/lib/preheat/{status['key']}"
+    return _folder_of(cluster, _cache(cluster, service)["status"]["key"])
+
+
+def _folder_of(cluster: Cluster, key: str) -> str:
+    """The folder on a node: /var/lib/preheat/NAMESPACE/KEY."""
+    return f"/var/lib/preheat/{cluster.namespace}/{key}"
 
 
 def _warmers(cluster: Cluster, service: str) -> list[dict[str, Any]]:

@@ -28,8 +28,8 @@ def _text(plan: Plan) -> str:
     return text
 
 
-def _example() -> LLMDeployment:
-    body = yaml.safe_load((ROOT / "examples" / "smollm2.yaml").read_text())
+def _example(name: str = "smollm2") -> LLMDeployment:
+    body = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
     body["metadata"].update(uid="00000000-0000-0000-0000-000000000001", generation=1)
     return parse(LLMDeployment, body)
 
@@ -37,6 +37,11 @@ def _example() -> LLMDeployment:
 def test_children_of_the_example() -> None:
     seen = ServiceObservation([a_node()], (), (), (), ())
     check(HERE / "smollm2.yaml", _text(decide_service(_example(), seen, CONFIG, NOW)))
+
+
+def test_children_with_a_pod_template() -> None:
+    seen = ServiceObservation([a_node()], (), (), (), ())
+    check(HERE / "pod-template.yaml", _text(decide_service(_example("pod-template"), seen, CONFIG, NOW)))
 
 
 def test_children_of_its_cache() -> None:
@@ -49,5 +54,5 @@ def test_children_of_its_cache() -> None:
     cache = parse(ModelCache, {**manifest, "metadata": metadata})
     check(
         HERE / "smollm2-cache.yaml",
-        _text(decide_cache(cache, CacheObservation([a_node()], (), {}, {}), CONFIG, NOW)),
+        _text(decide_cache(cache, CacheObservation([a_node()], (), {}, {}, {}), CONFIG, NOW)),
     )

@@ -5,16 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from preheat.api.gpu import GPUType
 from preheat.config import OperatorConfig
-from preheat.resources.caching import make_warmer
+from preheat.resources.caching import make_warmer, place_of
 from preheat.resources.serving import make_deployment, make_service, render_revision
 
-from e2e.tools import helm
+from e2e.rights import chart as render
 from tests.builders import a_cache, a_service
 
-ROOT = Path(__file__).parents[2]
 CONFIG = OperatorConfig()
 VOLUMES = {
     "configMap",
@@ -65,12 +63,15 @@ def test_model_pods_are_restricted() -> None:
 
 def test_warmers_are_restricted() -> None:
     cache = a_cache(source={"uri": "pvc://claim/x", "credentials": {"secretName": "s"}})
-    assert breaches(make_warmer(cache, "n1", CONFIG)["spec"]["template"]["spec"]) == []
+    assert (
+        breaches(make_warmer(cache, "n1", place_of(cache, {}, CONFIG), CONFIG)["spec"]["template"]["spec"])
+        == []
+    )
 
 
 def test_no_pod_has_a_token() -> None:
     assert a_model_pod()["automountServiceAccountToken"] is False
-    warmer = make_warmer(a_cache(), "n1", CONFIG)["spec"]["template"]["spec"]
+    warmer = make_warmer(a_cache(), "n1", place_of(a_cache(), {}, CONFIG), CONFIG)["spec"]["template"]["spec"]
     assert warmer["automountServiceAccountToken"] is False
 
 
@@ -92,13 +93,7 @@ def test_user_labels_reach_children_only_through_the_allow_list() -> None:
 
 @pytest.fixture(scope="module")
 def chart() -> list[dict[str, Any]]:
-    return _render()
-
-
-def _render(*arguments: str) -> list[dict[str, Any]]:
-    command = [str(helm()), "template", "preheat", str(ROOT / "charts/preheat"), "-n", "system", *arguments]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [body for body in yaml.safe_load_all(text) if body]
+    return render()
 
 
 def test_the_operator_is_restricted(chart: list[dict[str, Any]]) -> None:
@@ -117,7 +112,7 @@ def test_rights_name_everything_and_no_secret(chart: list[dict[str, Any]]) -> No
 
 def test_a_typo_in_values_is_refused() -> None:
     with pytest.raises(subprocess.CalledProcessError) as refused:
-        _render("--set", "imagess.tag=x")
+        render("--set", "imagess.tag=x")
     assert "imagess" in refused.value.stderr
 
 
@@ -133,4 +128,16 @@ def test_the_crds_stay_when_the_chart_goes(chart: list[dict[str, Any]]) -> None:
     crds = [body for body in chart if body["kind"] == "CustomResourceDefinition"]
     assert len(crds) == 2
     assert all(c["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for c in crds)
-    assert not [b for b in _render("--set", "crds.enabled=false") if b["kind"] == "CustomResourceDefinition"]
+    assert not [b for b in render("--set", "crds.enabled=false") if b["kind"] == "CustomResourceDefinition"]
+
+
+def test_the_page_on_security_lists_the_rights_as_they_are(chart: list[dict[str, Any]]) -> None:
+    (role,) = [b for b in chart if b["kind"] == "ClusterRole" and b["metadata"]["name"] == "preheat"]
+    rows = [
+        f"| {', '.join(f'`{r}`' for r in rule['resources'])} ({rule['apiGroups'][0] or 'core'}) | {', '.join(rule['verbs'])} |"
+        for rule in role["rules"]
+    ]
+    table = "\n".join(["| resource | verbs |", "|---|---|", *rows])
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    said = page.split("tests/golden/test_security.py -->\n")[1].split("\n<!-- end of rights -->")[0]
+    assert said == table, f"docs/security.md must list the rights of the chart:\n\n{table}"

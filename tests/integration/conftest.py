@@ -6,15 +6,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from e2e.cluster.audit import calls, keep_calls
 from e2e.cluster.local.controlplane import ControlPlane, free_port
 from e2e.cluster.provider import KUBECTL, ROOT
+from e2e.rights import admit_operator
+
+OPERATOR_COMMAND = (sys.executable, "-m", "preheat.main")
 
 
 class API:
@@ -22,6 +26,7 @@ class API:
 
     def __init__(self, plane: ControlPlane, logs: Path) -> None:
         self.plane = plane
+        self.operator_kubeconfig = plane.kubeconfig
         self._logs = logs
         self._runs = 0
 
@@ -58,19 +63,25 @@ class API:
         return next((c for c in conditions if c["type"] == which), {})
 
     def log(self) -> str:
-        logs = sorted(self._logs.glob("operator-*.log"))
-        return logs[-1].read_text()[-3000:] if logs else ""
+        return self.whole_log()[-3000:]
+
+    def whole_log(self) -> str:
+        """Return all that the newest operator said."""
+        path = self._logs / f"operator-{self._runs}.log"
+        return path.read_text() if path.exists() else ""
 
     @contextmanager
-    def operator(self, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run the operator's own process."""
+    def operator(
+        self, *, command: Sequence[str] = OPERATOR_COMMAND, **environment: str
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Run the operator's own process, under its own account: a right that the chart forgot shows at once."""
         self._runs += 1
         with (self._logs / f"operator-{self._runs}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "preheat.main"],
+                command,
                 env={
                     **os.environ,
-                    "KUBECONFIG": str(self.plane.kubeconfig),
+                    "KUBECONFIG": str(self.operator_kubeconfig),
                     "PREHEAT_PORT": str(free_port()),
                     **environment,
                 },
@@ -90,27 +101,36 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[API]:
     with ControlPlane(folder / "state", controllers="*,-node-lifecycle-controller", audit=True) as plane:
         made = API(plane, folder)
         made.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-        made.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        # kubectl wait fails on a definition that has no status yet.
+        established = ("wait", "--for=condition=Established", "crd", "--all", "--timeout=10s")
+        made.until("definitions", lambda: made.run(*established).returncode == 0, 60)
+        made.operator_kubeconfig = admit_operator(plane)
         yield made
+        assert plane.audit_log is not None
+        keep_calls("integration", calls(plane.audit_log))
 
 
 @pytest.fixture
 def node(api: API) -> Iterator[str]:
     """A Ready L4 node that nobody runs."""
-    name = "gpu-1"
-    labels = {"nvidia.com/gpu.product": "NVIDIA-L4", "kubernetes.io/os": "linux"}
+    add_node(api, "gpu-1", "NVIDIA-L4")
+    yield "gpu-1"
+    api.kubectl("delete", "node", "gpu-1", "--ignore-not-found")
+
+
+def add_node(api: API, name: str, product: str, gpus: int = 2) -> None:
+    """Make a Ready node that nobody runs."""
+    labels = {"nvidia.com/gpu.product": product, "kubernetes.io/os": "linux"}
     api.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
     stamp = "2026-01-01T00:00:00Z"
     ready = {
         "type": "Ready", "status": "True", "reason": "Test", "message": "", "lastHeartbeatTime": stamp,
         "lastTransitionTime": stamp,
     }  # fmt: skip
-    amount = {"nvidia.com/gpu": "2"}
+    amount = {"nvidia.com/gpu": str(gpus)}
     patch = {"status": {"conditions": [ready], "capacity": amount, "allocatable": amount}}
     api.kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", json.dumps(patch))
     api.kubectl("patch", "node", name, "--type=merge", "-p", '{"spec":{"taints":null}}')
-    yield name
-    api.kubectl("delete", "node", name)
 
 
 def a_service(name: str, **spec: Any) -> dict[str, Any]:
@@ -126,3 +146,23 @@ def a_service(name: str, **spec: Any) -> dict[str, Any]:
         "metadata": {"name": name, "namespace": "default"},
         "spec": {**base, **spec},
     }
+
+
+def complete_warmers(api: API, namespace: str = "default") -> None:
+    """Let every warmer end well, as a kubelet would tell it; the job controller does the rest."""
+
+    def are_complete() -> bool:
+        pods = json.loads(api.kubectl("-n", namespace, "get", "pods", "-l", "job-name", "-o", "json"))[
+            "items"
+        ]
+        for body in pods:
+            if body["status"]["phase"] != "Succeeded":
+                done = json.dumps({"status": {"phase": "Succeeded"}})
+                name = body["metadata"]["name"]
+                api.kubectl(
+                    "-n", namespace, "patch", "pod", name, "--subresource=status", "--type=merge", "-p", done
+                )
+        jobs = json.loads(api.kubectl("-n", namespace, "get", "jobs", "-o", "json"))["items"]
+        return all(job["status"].get("succeeded") for job in jobs)
+
+    api.until("warmers ended well", are_complete, 60)

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -16,10 +17,14 @@ from preheat.config import OperatorConfig
 from preheat.controller.service import Controller
 from preheat.controller.telemetry import Metrics, Probe
 from preheat.decide.plan import RESYNC_SECONDS
+from preheat.errors import InvalidSpec, Unavailable
 
 from tests.fakes import Crash, FakeKube, FakeSidecars
 
 pytestmark = pytest.mark.looptime
+CONFIG = OperatorConfig()
+WRITES = 14
+"""From an empty cluster until it rests."""
 EXAMPLE = Path(__file__).parents[2] / "examples" / "smollm2.yaml"
 NODE = {
     "kind": "Node",
@@ -37,11 +42,11 @@ def example(**spec: Any) -> dict[str, Any]:
     return body
 
 
-def a_controller(kube: FakeKube) -> Controller:
+def a_controller(kube: FakeKube, config: OperatorConfig = CONFIG) -> Controller:
     made = Controller(
         cast("Kube", kube),
         cast("Sidecars", FakeSidecars()),
-        OperatorConfig(),
+        config,
         Metrics(),
         Probe(lambda: 0.0),
         clock=lambda: datetime(2026, 1, 1, tzinfo=UTC),
@@ -51,8 +56,8 @@ def a_controller(kube: FakeKube) -> Controller:
 
 
 @asynccontextmanager
-async def controller(kube: FakeKube) -> AsyncIterator[Controller]:
-    made = a_controller(kube)
+async def controller(kube: FakeKube, config: OperatorConfig = CONFIG) -> AsyncIterator[Controller]:
+    made = a_controller(kube, config)
     await made.start()
     try:
         yield made
@@ -74,9 +79,9 @@ def kinds(kube: FakeKube) -> list[str]:
 
 
 EXPECTED = [
-    "ConfigMap", "ControllerRevision", "Deployment", "Job", "ModelCache", "NetworkPolicy", "PersistentVolume",
+    "ControllerRevision", "Deployment", "Job", "ModelCache", "NetworkPolicy", "PersistentVolume",
     "PersistentVolume", "PersistentVolume", "PersistentVolumeClaim", "PersistentVolumeClaim",
-    "PersistentVolumeClaim", "PodDisruptionBudget", "Service", "ServiceAccount",
+    "PersistentVolumeClaim", "Service",
 ]  # fmt: skip
 
 
@@ -115,6 +120,36 @@ async def test_a_child_deleted_by_hand_comes_back(kube: FakeKube) -> None:
         assert kube.state() == before
 
 
+async def test_a_volume_deleted_by_hand_comes_back_at_once(kube: FakeKube) -> None:
+    async with controller(kube):
+        await asyncio.sleep(30)
+        before = kube.state()
+        kube.remove(*next(key for key in kube.store if key[0] == "PersistentVolume"))
+        await asyncio.sleep(1)
+        assert kube.state() == before
+
+
+async def test_a_volume_of_a_stranger_is_not_used(kube: FakeKube) -> None:
+    async with controller(kube):
+        await asyncio.sleep(30)
+        (key,) = (k for k in kube.store if k[0] == "PersistentVolume" and k[2].endswith("-serve"))
+    kube.store.clear()
+    theirs = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": key[2]},
+        "spec": {"nfs": {}},
+    }
+    for body in (NODE, example(), theirs):
+        kube.put(body)
+    async with controller(kube):
+        await asyncio.sleep(30)
+        assert kube.store[key]["spec"] == {"nfs": {}}
+        cache = next(body for k, body in kube.store.items() if k[0] == "ModelCache")
+        reasons = {c["type"]: c["reason"] for c in cache["status"]["conditions"]}
+        assert reasons["Ready"] == "NameTaken"
+
+
 async def test_a_deletion_that_no_watch_told_is_found_at_the_next_list(kube: FakeKube) -> None:
     async with controller(kube):
         await asyncio.sleep(30)
@@ -125,11 +160,12 @@ async def test_a_deletion_that_no_watch_told_is_found_at_the_next_list(kube: Fak
 
 
 async def test_events_tell_each_transition_once(kube: FakeKube) -> None:
+    kube.remove("Node", "", "n1")
     async with controller(kube):
         await asyncio.sleep(3 * RESYNC_SECONDS)
     told = [(event["regarding"]["kind"], event["reason"]) for event in kube.events]
     assert len(told) == len(set(told))
-    assert ("LLMDeployment", "WeightsFetching") in told
+    assert ("LLMDeployment", "NoMatchingNode") in told
 
 
 async def test_a_name_that_a_stranger_has_is_never_written_over() -> None:
@@ -216,7 +252,7 @@ async def test_an_api_server_that_refuses_for_a_while_only_delays(kube: FakeKube
     assert kinds(kube) == EXPECTED
 
 
-@pytest.mark.parametrize("write", range(1, 18))
+@pytest.mark.parametrize("write", range(1, WRITES + 1))
 async def test_killed_after_any_write_the_next_one_ends_in_the_same_state(write: int) -> None:
     undisturbed, kube = FakeKube(), FakeKube()
     for cluster in (undisturbed, kube):
@@ -246,3 +282,204 @@ async def test_killed_after_any_write_the_next_one_ends_in_the_same_state(write:
     async with controller(kube):
         await asyncio.sleep(60)
     assert kube.state() == undisturbed.state()
+
+
+async def test_the_kill_test_kills_after_every_write_there_is(kube: FakeKube) -> None:
+    async with controller(kube):
+        await asyncio.sleep(60)
+    assert len(kube.writes) == WRITES
+
+
+@pytest.mark.parametrize("write", range(WRITES))
+async def test_refused_at_any_write_it_ends_in_the_same_state(kube: FakeKube, write: int) -> None:
+    undisturbed = FakeKube()
+    undisturbed.put(NODE)
+    undisturbed.put(example())
+    async with controller(undisturbed):
+        await asyncio.sleep(60)
+    kube.fail_after = write
+    async with controller(kube):
+        await asyncio.sleep(200)
+        assert kube.state() == undisturbed.state()
+        done = len(kube.writes)
+        await asyncio.sleep(2 * RESYNC_SECONDS)
+        assert len(kube.writes) == done
+
+
+def warmed_up(kube: FakeKube) -> None:
+    """The Job is done, as the Job controller would say."""
+    (key,) = [key for key in kube.store if key[0] == "Job"]
+    kube.put({**kube.store[key], "status": {"conditions": [{"type": "Complete", "status": "True"}]}})
+
+
+def served(kube: FakeKube) -> None:
+    """A pod answers, as the Deployment controller and the kubelet would make it."""
+    (key,) = [key for key in kube.store if key[0] == "Deployment"]
+    labels = kube.store[key]["spec"]["template"]["metadata"]["labels"]
+    owner = {"kind": "ReplicaSet", "name": f"{key[2]}-abc", "uid": "rs", "controller": True}
+    conditions = [{"type": "Ready", "status": "True"}, {"type": "PodScheduled", "status": "True"}]
+    kube.put(
+        {
+            "kind": "Pod",
+            "metadata": {"name": f"{key[2]}-abc-x", "namespace": key[1], "labels": labels, "ownerReferences": [owner]},
+            "status": {"conditions": conditions, "podIP": "10.0.0.1", "phase": "Running"},
+        }
+    )  # fmt: skip
+
+
+async def test_from_weights_to_serving_each_step_is_told_once(kube: FakeKube) -> None:
+    async with controller(kube):
+        await asyncio.sleep(10)
+        warmed_up(kube)
+        await asyncio.sleep(10)
+        labels = kube.store["Node", "", "n1"]["metadata"]["labels"]
+        assert "ready" in labels.values()
+        assert ready(kube)["reason"] == "PodsPending"
+        served(kube)
+        await asyncio.sleep(10)
+        assert (ready(kube)["status"], ready(kube)["reason"]) == ("True", "Serving")
+        done, told = len(kube.writes), list(kube.events)
+        await asyncio.sleep(3 * RESYNC_SECONDS)
+        assert len(kube.writes) == done
+        assert kube.events == told
+    reasons = [e["reason"] for e in told if e["regarding"]["kind"] == "LLMDeployment"]
+    assert reasons == ["Serving"], "what was expected is no news"
+    assert len({e["metadata"]["name"] for e in told}) == len(told)
+
+
+async def test_what_a_person_changes_in_a_child_is_set_right_and_what_is_theirs_is_left(
+    kube: FakeKube,
+) -> None:
+    async with controller(kube):
+        await asyncio.sleep(30)
+        key = ("Service", "preheat-demo", "smollm2")
+        body = copy.deepcopy(kube.store[key])
+        selector = body["spec"]["selector"]
+        body["spec"].update(selector={"app": "mine"}, sessionAffinity="ClientIP")
+        kube.put(body)
+        await asyncio.sleep(1)
+        spec = kube.store[key]["spec"]
+        assert selector.items() <= spec["selector"].items()
+        assert spec["sessionAffinity"] == "ClientIP"
+
+
+class AnotherSpelling(FakeKube):
+    """Stores quantities as the API server does: in its own spelling."""
+
+    async def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        if manifest["kind"] != "Deployment":
+            return await super().apply(manifest)
+        spelled = json.loads(json.dumps(manifest).replace('"500m"', '"0.5"').replace('"1Gi"', '"1024Mi"'))
+        return await super().apply(spelled)
+
+
+async def test_a_value_that_is_stored_in_another_spelling_is_not_written_for_ever() -> None:
+    kube = AnotherSpelling()
+    kube.put(NODE)
+    kube.put(example())
+    async with controller(kube):
+        await asyncio.sleep(30)
+        deployment = next(body for key, body in kube.store.items() if key[0] == "Deployment")
+        assert '"0.5"' in json.dumps(deployment), "else this test says nothing"
+        done = len(kube.writes)
+        await asyncio.sleep(3 * RESYNC_SECONDS)
+        assert len(kube.writes) == done
+
+
+@pytest.mark.parametrize(
+    ("error", "stalled"),
+    [
+        (InvalidSpec("PATCH: 422 spec.ports is wrong"), "True"),
+        (Unavailable("PATCH: 403 exceeded quota"), "False"),
+    ],
+)
+async def test_a_child_that_is_refused_is_told_in_the_api_servers_words(
+    kube: FakeKube, error: Exception, stalled: str
+) -> None:
+    kube.refuses["apply Service"] = error
+    async with controller(kube):
+        await asyncio.sleep(30)
+        assert ready(kube)["reason"] == "ChildRefused"
+        assert str(error) in ready(kube)["message"]
+        conditions = kube.store["LLMDeployment", "preheat-demo", "smollm2"]["status"]["conditions"]
+        assert {c["type"]: c["status"] for c in conditions}["Stalled"] == stalled
+        done = len(kube.events)
+        await asyncio.sleep(RESYNC_SECONDS)
+        assert len(kube.events) == done, "the same refusal is not told again"
+        kube.refuses.clear()
+        await asyncio.sleep(2 * RESYNC_SECONDS)
+        assert kinds(kube) == EXPECTED
+        assert ready(kube)["reason"] == "WeightsFetching"
+
+
+async def test_an_event_that_cannot_be_posted_changes_nothing_else(kube: FakeKube) -> None:
+    async def refused(_event: dict[str, Any]) -> None:
+        raise Unavailable("403 no Events here")
+
+    kube.create_event = refused  # type: ignore[method-assign]
+    async with controller(kube):
+        await asyncio.sleep(30)
+        assert kinds(kube) == EXPECTED
+        assert ready(kube)["reason"] == "WeightsFetching"
+
+
+async def test_what_is_deleted_ends_its_loops_and_leaves_nothing_behind(kube: FakeKube) -> None:
+    async with controller(kube) as made:
+        await asyncio.sleep(10)
+        warmed_up(kube)
+        await asyncio.sleep(10)
+        assert len(made.loops) == 4
+        kube.remove("LLMDeployment", "preheat-demo", "smollm2")
+        for key in [key for key, body in kube.store.items() if "ownerReferences" in body["metadata"]]:
+            kube.remove(*key)
+        await asyncio.sleep(2 * RESYNC_SECONDS)
+        assert kinds(kube) == []
+        assert kube.store["Node", "", "n1"]["metadata"]["labels"] == NODE["metadata"]["labels"]  # type: ignore[index]
+        assert len(made.loops) == 1, "only the loop over leftovers remains"
+
+
+@pytest.mark.parametrize("made_again", [False, True], ids=["gone", "made again"])
+async def test_children_seen_gone_before_their_owner_are_not_made_again(
+    kube: FakeKube, made_again: bool
+) -> None:
+    """Watches of different kinds have no common order."""
+    async with controller(kube):
+        await asyncio.sleep(10)
+        warmed_up(kube)
+        await asyncio.sleep(10)
+        owner = kube.store.pop(("LLMDeployment", "preheat-demo", "smollm2"))
+        if made_again:
+            metadata = {**owner["metadata"], "uid": "another"}
+            kube.store["LLMDeployment", "preheat-demo", "smollm2"] = {**owner, "metadata": metadata}
+        done = len(kube.writes)
+        owned = [
+            k for k, b in kube.store.items() if "ownerReferences" in b["metadata"] and k[0] != "ModelCache"
+        ]
+        for key in owned:
+            kube.remove(*key)
+        await asyncio.sleep(2)
+        assert not [w for w in kube.writes[done:] if w in {"apply Deployment", "apply ControllerRevision"}]
+
+
+async def test_scaled_to_zero_keeps_the_weights(kube: FakeKube) -> None:
+    async with controller(kube):
+        await asyncio.sleep(10)
+        warmed_up(kube)
+        await asyncio.sleep(5)
+        kube.put(example(replicas=0))
+        await asyncio.sleep(10)
+        assert ready(kube)["reason"] == "ScaledToZero"
+        assert kinds(kube) == EXPECTED
+        (deployment,) = [body for key, body in kube.store.items() if key[0] == "Deployment"]
+        assert deployment["spec"]["replicas"] == 0
+
+
+async def test_a_new_operator_version_restarts_no_model(kube: FakeKube) -> None:
+    async with controller(kube):
+        await asyncio.sleep(30)
+    before, done = kube.state(), len(kube.writes)
+    newer = OperatorConfig(agent_image="agent:next", llamacpp_image="engine:next")
+    async with controller(kube, newer):
+        await asyncio.sleep(2 * RESYNC_SECONDS)
+    assert kube.state() == before
+    assert kube.writes[done:] == []

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from preheat.controller.loop import BACKOFF_SECONDS, GAP_SECONDS, Loops
+from preheat.controller.loop import BACKOFF_SECONDS, GAP_SECONDS, LONGEST_GAP, Loops
 from preheat.controller.view import Key
 from preheat.decide.plan import RESYNC_SECONDS
 from preheat.errors import Unavailable
@@ -168,8 +168,41 @@ async def test_a_wake_ends_a_backoff(loops: list[Loops]) -> None:
     await asyncio.sleep(19)
     assert len(passes.at) == 5, "after 1, 2, 5 and 10 seconds; the next comes in 30"
     made.wake(KEY)
-    await asyncio.sleep(1)
+    await asyncio.sleep(GAP_SECONDS * LONGEST_GAP + 0.1)
     assert len(passes.at) == 6
+
+
+async def test_being_woken_all_the_time_does_not_undo_the_backoff(loops: list[Loops]) -> None:
+    async def play(_number: int, _key: Key) -> float | None:
+        raise Unavailable("down")
+
+    made, passes = run(loops, play)
+    made.wake(KEY)
+    for _ in range(600):
+        await asyncio.sleep(0.1)
+        made.wake(KEY)
+    assert len(passes.at) < 20, "a pod that flaps wakes its object ten times a second"
+
+
+async def test_a_bug_is_told_by_the_object_itself_and_a_bug_in_telling_ends_no_loop() -> None:
+    told: list[tuple[Key, str]] = []
+    passes = 0
+
+    async def reconcile(_key: Key) -> float | None:
+        nonlocal passes
+        passes += 1
+        raise TypeError("unforeseen")
+
+    async def tell(key: Key, bug: Exception) -> None:
+        told.append((key, str(bug)))
+        raise KeyError("nor this")
+
+    made = Loops(reconcile, on_bug=tell)
+    made.wake(KEY)
+    await asyncio.sleep(10)
+    await made.stop()
+    assert passes == len(told) >= 3
+    assert told[0] == (KEY, "unforeseen")
 
 
 async def test_many_wakes_are_few_passes(loops: list[Loops]) -> None:

@@ -1,9 +1,11 @@
 """The view holds the newest version of everything, whoever told of it and in whatever order."""
 
+import json
 from typing import Any
 
 import pytest
-from preheat.controller.view import Key, View, parents
+from preheat.controller.view import Key, View, parents, slim
+from preheat.decide.observed import PodView
 
 POD: Key = ("Pod", "ns", "p")
 
@@ -59,6 +61,30 @@ def test_what_was_deleted_does_not_come_back_from_an_older_message(view: View) -
     assert view.put(an_object(8, uid="again"))
 
 
+def told(view: View) -> list[tuple[str | None, str | None]]:
+    """The names before and after of every change from now on."""
+    changes: list[tuple[str | None, str | None]] = []
+
+    def note(before: dict[str, Any] | None, after: dict[str, Any] | None, _author: Key | None) -> None:
+        changes.append((before and before["metadata"]["name"], after and after["metadata"]["name"]))
+
+    view.on_change = note
+    return changes
+
+
+def test_what_is_computed_from_an_object_is_computed_once_per_version(view: View) -> None:
+    made: list[str] = []
+
+    def note(body: dict[str, Any]) -> str:
+        made.append(body["metadata"]["resourceVersion"])
+        return made[-1]
+
+    assert [view.derived(POD, note), view.derived(POD, note)] == ["5", "5"]
+    view.put(an_object(6))
+    assert view.derived(POD, note) == "6"
+    assert made == ["5", "6"]
+
+
 def test_a_deletion_is_told_once(view: View) -> None:
     assert view.remove(an_object(7))
     assert not view.remove(an_object(7))
@@ -72,26 +98,33 @@ def test_the_deletion_of_a_predecessor_does_not_remove_what_was_made_since(view:
 
 def test_a_list_finds_what_no_watch_told_of(view: View) -> None:
     known = view.keys("Pod")
-    changed = view.replace("Pod", [an_object(6, name="new")], known)
-    assert [body["metadata"]["name"] for body in changed] == ["new", "p"]
+    changes = told(view)
+    view.replace("Pod", [an_object(6, name="new")], known)
+    assert changes == [(None, "new"), ("p", None)]
     assert view.keys("Pod") == {("Pod", "ns", "new")}
 
 
 def test_a_list_that_tells_nothing_new_changes_nothing(view: View) -> None:
-    assert view.replace("Pod", [an_object(5)], view.keys("Pod")) == []
+    changes = told(view)
+    view.replace("Pod", [an_object(5)], view.keys("Pod"))
+    assert changes == []
 
 
 def test_what_came_while_the_list_was_made_is_no_ghost(view: View) -> None:
     known = view.keys("Pod")
     view.put(an_object(9, name="late"))
-    assert view.replace("Pod", [an_object(5)], known) == []
+    changes = told(view)
+    view.replace("Pod", [an_object(5)], known)
+    assert changes == []
     assert view.get("Pod", "ns", "late") is not None
 
 
 def test_what_was_deleted_while_the_list_was_made_stays_deleted(view: View) -> None:
     known = view.keys("Pod")
     view.remove(an_object(7))
-    assert view.replace("Pod", [an_object(5)], known) == []
+    changes = told(view)
+    view.replace("Pod", [an_object(5)], known)
+    assert changes == []
     assert view.get(*POD) is None
 
 
@@ -138,3 +171,35 @@ def test_all_is_in_a_stable_order_in_one_namespace_or_in_all() -> None:
     ]  # fmt: skip
     assert [b["metadata"]["name"] for b in view.all("Pod", "a")] == ["x", "y"]
     assert view.all("Job") == []
+
+
+def test_what_no_decision_looks_at_is_not_kept() -> None:
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "p",
+            "namespace": "default",
+            "resourceVersion": "7",
+            "managedFields": [{"manager": "kubelet"}],
+            "annotations": {"preheat.dev/node": "n1", "repository.preheat.dev/config": "x" * 9000},
+        },
+        "spec": {
+            "nodeName": "n1",
+            "readinessGates": [{"conditionType": "a"}],
+            "containers": [{"name": "engine", "env": ["x" * 9000]}],
+        },
+        "status": {"podIP": "10.0.0.1", "conditions": [{"type": "ContainersReady", "status": "True"}]},
+    }
+    view = View()
+    view.put(pod)
+    kept = view.get("Pod", "default", "p")
+    assert kept is not None
+    assert len(json.dumps(kept)) < 500
+    assert PodView.from_body(kept, main="engine") == PodView.from_body(pod, main="engine")
+    assert "managedFields" in pod["metadata"]
+    assert PodView.from_body(kept, main="engine").lagging == "a readiness gate"
+    metadata = {"name": "d", "managedFields": [{"manager": "preheat", "fieldsV1": {"f:spec": {}}}]}
+    deployment = slim({"kind": "Deployment", "metadata": metadata, "spec": {"replicas": 2}})
+    assert deployment["spec"] == {"replicas": 2}
+    assert deployment["metadata"]["managedFields"] == [{"manager": "preheat"}]

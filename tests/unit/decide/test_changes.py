@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from preheat.decide.changes import check_owner, differs, fingerprint, projection
-from preheat.errors import NotOwned, Unavailable
+from preheat.decide.changes import differs, fingerprint, is_progress, projection
+
+from tests.builders import a_cache
 
 DIFFERENCES: dict[str, tuple[Any, Any, bool]] = {
     "the same": ({"a": 1}, {"a": 1}, False),
@@ -66,44 +67,42 @@ def test_the_fingerprint_moves_with_our_wish_and_with_what_is_there_of_it() -> N
     assert fingerprint({"a": [1]}, {"a": [2]}) != fingerprint({"a": [1]}, {"a": [2, 3]})
 
 
-def owned(
-    uid: str | None, kind: str = "LLMDeployment", name: str = "llama", *, controller: bool = True
-) -> dict[str, Any]:
-    reference = {"kind": kind, "name": name, "uid": uid, "controller": controller}
-    references = [reference] if uid is not None else []
+def told(generation: int = 1, **conditions: str) -> dict[str, Any]:
     return {
-        "kind": "Service",
-        "metadata": {"name": "llama", "namespace": "ns", "ownerReferences": references},
+        "observedGeneration": generation,
+        "conditions": [
+            {
+                "type": kind,
+                "status": status,
+                "reason": "R",
+                "message": "",
+                "lastTransitionTime": "",
+                "observedGeneration": 1,
+            }
+            for kind, status in conditions.items()
+        ],
     }
 
 
-def volume(**labels: str) -> dict[str, Any]:
-    return {"kind": "PersistentVolume", "metadata": {"name": "v", "labels": labels}}
+WORKING = {"Ready": "False", "Reconciling": "True", "Stalled": "False", "Accepted": "True"}
+STUCK = {**WORKING, "Reconciling": "False", "Stalled": "True"}
+READY = {**WORKING, "Ready": "True", "Reconciling": "False"}
 
 
 @pytest.mark.parametrize(
-    ("desired", "live", "refusal"),
+    ("before", "after", "want"),
     [
-        (owned("me"), owned("me"), None),
-        (owned("me"), owned("else", name="other"), NotOwned),
-        (owned("me"), owned(None), NotOwned),
-        (owned("me"), owned("me", controller=False), NotOwned),
-        (owned("me"), owned("before"), Unavailable),
-        (owned("me"), owned("x", kind="StatefulSet"), NotOwned),
-        (volume(a="1"), volume(a="1", b="2"), None),
-        (volume(a="1"), volume(a="2"), NotOwned),
-        (volume(a="1"), volume(), NotOwned),
+        (None, told(**WORKING), True),
+        (None, told(**STUCK), False),
+        (None, told(**{**WORKING, "Accepted": "False"}), False),
+        (None, told(**READY), False),
+        (told(**WORKING), told(**WORKING), True),
+        (told(**WORKING), told(2, **WORKING), False),
+        (told(**WORKING), told(**READY), False),
+        (told(**WORKING), told(**STUCK), False),
+        (told(**READY), told(**WORKING), False),
+        (told(**STUCK), told(**STUCK), False),
     ],
-    ids=[
-        "ours", "another owner", "no owner", "an owner that does not control", "left by a namesake",
-        "a namesake of another kind", "a volume of ours", "a volume of another cache", "a stranger's volume",
-    ],
-)  # fmt: skip
-def test_only_what_is_ours_is_written_over(
-    desired: dict[str, Any], live: dict[str, Any], refusal: type[Exception] | None
-) -> None:
-    if refusal is None:
-        check_owner(desired, live)
-        return
-    with pytest.raises(refusal, match=desired["metadata"]["name"]):
-        check_owner(desired, live)
+)
+def test_only_work_that_goes_on_as_expected_may_wait_to_be_told(before: Any, after: Any, want: bool) -> None:
+    assert is_progress(a_cache(status=before), after) is want

@@ -66,6 +66,14 @@ def test_the_time_moves_only_when_the_status_flips(before: Verdict, after: Verdi
     assert (new.reason, new.message) == (after.reason, after.message)
 
 
+@pytest.mark.parametrize("time", ["", " leading", "yesterday"])
+def test_a_time_that_somebody_wrote_by_hand_and_that_is_none_is_replaced(time: str) -> None:
+    (before,) = told(ready(True))
+    odd = before.model_copy(update={"last_transition_time": time})
+    (after,) = conditions([ready(True)], [odd], 1, NOW)
+    assert after.last_transition_time == "2026-01-01T01:00:00Z"
+
+
 def test_a_condition_of_its_own_type_is_compared() -> None:
     accepted = Verdict(ConditionType.ACCEPTED, True, Reason.VALID, "ok")
     before = told(ready(False), accepted)
@@ -83,7 +91,10 @@ def test_a_message_is_no_longer_than_the_schema_allows() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "want"),
     [
-        (None, ready(False), ["WeightsFetching"]),
+        (None, ready(False), []),
+        (None, ready(True, Reason.SERVING), ["Serving"]),
+        (None, ready(False, Reason.WEIGHTS_FAILED), ["WeightsFailed"]),
+        (ready(False), ready(False, Reason.PODS_PENDING), []),
         (ready(False), ready(False), []),
         (ready(False), ready(False, message="32 %"), []),
         (ready(False), ready(False, Reason.MODEL_LOADING), ["ModelLoading"]),

@@ -44,7 +44,7 @@ def test_an_odd_answer_of_a_warmer_is_refused_or_harmless(case: str) -> None:
     except (KeyError, TypeError, ValueError):
         return  # what the doors to the sidecars take for silence
     job = JobView("job", "uid", "n1", JobState.ACTIVE, None, deleting=False)
-    seen = CacheObservation([a_node()], [job], {"n1": report}, {})
+    seen = CacheObservation([a_node()], [job], {"n1": report}, {}, {})
     status = decide_cache(a_cache(), seen, OperatorConfig(), NOW).status
     assert status is not None
     assert 0 <= status["totalBytes"] < 2**63
@@ -77,7 +77,7 @@ def test_long_words_of_a_warmer_fit_into_the_status() -> None:
     long = {"state": "Failed", "reason": "r" * 999, "message": "m" * 9999, "manifestSHA256": "a" * 999,
             "resolvedRevision": "b" * 999}  # fmt: skip
     job = JobView("job", "uid", "n1", JobState.FAILED, NOW, deleting=False)
-    seen = CacheObservation([a_node()], [job], {"n1": WarmerReport.from_json(long)}, {})
+    seen = CacheObservation([a_node()], [job], {"n1": WarmerReport.from_json(long)}, {}, {})
     assert decide_cache(a_cache(), seen, OperatorConfig(), NOW).status is not None
 
 
@@ -121,6 +121,38 @@ def test_how_a_container_ended_is_told_with_its_last_words() -> None:
     }  # fmt: skip
     pod = PodView.from_body(body, main="engine")
     assert (pod.restarts, pod.last_exit) == (4, "exit code 1 (Error): out of memory")
+
+
+def test_a_container_of_the_users_own_that_ends_or_lags_is_named() -> None:
+    back_off = {"waiting": {"reason": "CrashLoopBackOff"}}
+    ended = {"terminated": {"exitCode": 2, "reason": "Error", "message": "no such file"}}
+    body = {
+        "metadata": {"name": "p"},
+        "status": {
+            "initContainerStatuses": [
+                {"name": "agent", "restartCount": 7, "state": back_off, "lastState": ended},
+                {"name": "prepare", "restartCount": 3, "state": back_off, "lastState": ended},
+            ],
+            "containerStatuses": [
+                {"name": "engine", "ready": False, "state": {"running": {}}},
+                {"name": "files", "ready": False, "state": {"running": {}}},
+            ],
+        },
+    }
+    pod = PodView.from_body(body, main="engine")
+    assert pod.crashing == "container prepare restarted 3 times, exit code 2 (Error): no such file"
+    assert pod.lagging == "container files"
+
+
+def test_a_readiness_gate_is_named_when_only_it_is_missing() -> None:
+    conditions = [{"type": "ContainersReady", "status": "True"}, {"type": "Ready", "status": "False"}]
+    for gates, told in (([{"conditionType": "example.com/attached"}], "a readiness gate"), ([], None)):
+        body = {
+            "metadata": {"name": "p"},
+            "spec": {"readinessGates": gates},
+            "status": {"conditions": conditions},
+        }
+        assert PodView.from_body(body, main="engine").lagging == told
 
 
 @pytest.mark.parametrize(

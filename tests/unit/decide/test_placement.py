@@ -89,7 +89,9 @@ SPLITS: dict[str, tuple[int, int, list[NodeView], dict[GPUType, int]]] = {
         9, 1, [a_node(gpus=4), a_node("t", "Tesla-T4", gpus=4)], {L4: 5, T4: 4},
     ),
     "no node at all": (2, 1, [], {L4: 2, T4: 0}),
-    "a replica's GPUs lie on one node": (2, 2, [a_node("a", gpus=3), a_node("b", gpus=1)], {L4: 2, T4: 0}),
+    "a replica's GPUs lie on one node": (
+        2, 2, [a_node("a", gpus=3), a_node("b", gpus=1), a_node("t", "Tesla-T4")], {L4: 1, T4: 1},
+    ),
     "a node that is down offers nothing": (1, 1, [a_node(ready=False), a_node("t", "Tesla-T4")], {L4: 0, T4: 1}),
     "none asked": (0, 1, [a_node()], {L4: 0, T4: 0}),
 }  # fmt: skip

@@ -1,5 +1,7 @@
 """One pass over a ModelCache: which nodes, which Jobs, which labels, and what is said."""
 
+import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,9 +9,9 @@ import pytest
 from preheat.config import OperatorConfig
 from preheat.decide.caching import RETRY_SECONDS, CacheObservation, decide_cache
 from preheat.decide.observed import JobState, JobView, Taint, WarmerReport
-from preheat.decide.orphans import OrphanObservation, decide_orphans
-from preheat.decide.plan import POLL_SECONDS, RESYNC_SECONDS, Apply, Delete, LabelNode, Plan
-from preheat.resources.caching import cache_key, make_claims, make_volumes, make_warmer
+from preheat.decide.plan import POLL_SECONDS, RESYNC_SECONDS, Apply, Delete, Plan
+from preheat.resources.caching import cache_key, make_claims, make_volumes, make_warmer, place_of
+from preheat.resources.names import namespace_key
 
 from tests.builders import a_cache, a_node, a_pod
 
@@ -18,7 +20,7 @@ CONFIG = OperatorConfig()
 
 
 def decide(cache: Any, **seen: Any) -> Plan:
-    given: dict[str, Any] = {"nodes": [a_node()], "jobs": [], "reports": {}, "pods": {}}
+    given: dict[str, Any] = {"nodes": [a_node()], "jobs": [], "reports": {}, "pods": {}, "paths": {}}
     return decide_cache(cache, CacheObservation(**{**given, **seen}), CONFIG, NOW)
 
 
@@ -36,7 +38,7 @@ def ready(plan: Plan) -> dict[str, Any]:
     return next(c for c in plan.status["conditions"] if c["type"] == "Ready")
 
 
-def test_the_preferred_gpu_type_comes_first_then_who_has_it_then_the_name() -> None:
+def test_the_preferred_gpu_type_comes_first_then_who_has_it_then_the_lot() -> None:
     cache = a_cache(placement={"gpuTypes": ["nvidia-l4", "nvidia-a10g"], "nodes": 2})
     key = cache_key(cache)
     nodes = [
@@ -47,8 +49,21 @@ def test_the_preferred_gpu_type_comes_first_then_who_has_it_then_the_name() -> N
     ]
     plan = decide(cache, nodes=nodes)
     assert plan.status is not None
-    assert [n["name"] for n in plan.status["nodes"]] == ["b", "c"]
-    assert warmed(plan) == ["b"]
+    (other,) = {n["name"] for n in plan.status["nodes"]} - {"c"}
+    assert other in {"b", "d"}
+    assert warmed(plan) == [other]
+
+
+def test_many_caches_spread_over_all_nodes_and_each_stays_where_it_is() -> None:
+    nodes = [a_node(f"n{number}") for number in range(8)]
+    spread: dict[str, int] = {}
+    for number in range(160):
+        cache = a_cache(name=f"cache-{number}", placement={"nodes": 1})
+        (node,) = warmed(decide(cache, nodes=nodes))
+        spread[node] = spread.get(node, 0) + 1
+        assert warmed(decide(cache, nodes=[*reversed(nodes)])) == [node]
+    assert len(spread) == 8
+    assert max(spread.values()) < 2 * 160 / 8
 
 
 def test_nodes_that_cannot_take_a_pod_get_no_weights() -> None:
@@ -59,16 +74,6 @@ def test_nodes_that_cannot_take_a_pod_get_no_weights() -> None:
         a_node("gpu-tainted", taints=(Taint("nvidia.com/gpu", "present", "NoSchedule"),)),
     ]
     assert warmed(decide(a_cache(), nodes=nodes)) == ["gpu-tainted"]
-
-
-def test_a_node_is_labelled_when_its_warmer_is_done_and_not_before() -> None:
-    cache = a_cache()
-    active = decide(cache, jobs=[a_job()])
-    assert not [w for w in active.writes if isinstance(w, LabelNode)]
-    done = decide(cache, jobs=[a_job(state=JobState.COMPLETE)])
-    assert [w for w in done.writes if isinstance(w, LabelNode)] == [
-        LabelNode("n1", f"cache.preheat.dev/{cache_key(cache)}", "ready")
-    ]
 
 
 def test_a_node_that_has_it_needs_no_job() -> None:
@@ -87,6 +92,21 @@ def test_a_failed_warmer_is_told_and_tried_again_later() -> None:
     old = NOW - timedelta(seconds=RETRY_SECONDS + 1)
     stale = decide(a_cache(), jobs=[a_job(state=JobState.FAILED, ended=old)], reports=report)
     assert [w.name for w in stale.writes if isinstance(w, Delete)] == ["job-n1"]
+
+
+def test_why_a_try_failed_is_told_until_another_gets_further() -> None:
+    """A Job tries for twelve minutes: who waits for it shall know at once that the name of the store is wrong."""
+    failed = WarmerReport("Failed", 0, 0, 0, None, "SourceUnavailable", "no.such.host is not found")
+    first = decide(a_cache(), jobs=[a_job()], reports={"n1": failed})
+    assert ready(first)["reason"] == "WeightsFetching"
+    assert (
+        "n1: SourceUnavailable: no.such.host is not found; tried again by itself" in ready(first)["message"]
+    )
+    listing, fetching = WarmerReport("Listing", 0, 0, 0, None), WarmerReport("Fetching", 1, 10, 0, None)
+    again = decide(a_cache(status=first.status), jobs=[a_job()], reports={"n1": listing})
+    assert ready(again)["message"] == ready(first)["message"]
+    further = decide(a_cache(status=again.status), jobs=[a_job()], reports={"n1": fetching})
+    assert "SourceUnavailable" not in ready(further)["message"]
 
 
 def test_the_job_of_a_node_that_is_gone_goes() -> None:
@@ -126,7 +146,7 @@ def test_no_node_is_said_with_numbers() -> None:
 
 def test_only_complete_nodes_may_mount_what_pods_mount() -> None:
     cache = a_cache()
-    serve = make_volumes(cache, CONFIG)[2]
+    serve = make_volumes(cache, place_of(cache, {}, CONFIG))[2]
     (term,) = serve["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
     assert term["matchExpressions"] == [
         {"key": f"cache.preheat.dev/{cache_key(cache)}", "operator": "In", "values": ["ready"]}
@@ -141,29 +161,15 @@ def test_namespaces_never_share_a_folder() -> None:
 
 def test_a_secret_is_mounted_where_it_is_needed_and_never_named_elsewhere() -> None:
     cache = a_cache(source={"credentials": {"secretName": "token"}})
-    pod = make_warmer(cache, "n1", CONFIG)["spec"]["template"]["spec"]
+    pod = make_warmer(cache, "n1", place_of(cache, {}, CONFIG), CONFIG)["spec"]["template"]["spec"]
     assert {"name": "credentials", "secret": {"secretName": "token", "defaultMode": 0o440}} in pod["volumes"]
     assert "token" not in pod["containers"][0]["env"][0]["value"]
-
-
-def test_leftovers_that_no_owner_can_delete_are_taken_away() -> None:
-    cache = a_cache()
-    key = cache_key(cache)
-    volumes = make_volumes(cache, CONFIG)
-    released = {**volumes[0], "status": {"phase": "Released"}}
-    nodes = [a_node(caches=frozenset({key, "dead"}))]
-    alive = decide_orphans(OrphanObservation(frozenset({key}), volumes, nodes))
-    assert alive.writes == (LabelNode("n1", "cache.preheat.dev/dead", None),)
-    again = decide_orphans(OrphanObservation(frozenset({key}), [released], []))
-    assert [w.name for w in again.writes if isinstance(w, Delete)] == [released["metadata"]["name"]]
-    gone = decide_orphans(OrphanObservation(frozenset(), volumes, nodes))
-    assert len([w for w in gone.writes if isinstance(w, Delete)]) == 3
 
 
 def test_the_choice_does_not_hang_on_the_order_in_which_nodes_are_seen() -> None:
     nodes = [a_node(name) for name in ("c", "a", "d", "b")]
     cache = a_cache(placement={"nodes": 2})
-    assert warmed(decide(cache, nodes=nodes)) == warmed(decide(cache, nodes=nodes[::-1])) == ["a", "b"]
+    assert warmed(decide(cache, nodes=nodes)) == warmed(decide(cache, nodes=nodes[::-1]))
 
 
 def test_a_node_that_is_at_it_is_not_given_up_for_one_that_comes_first_by_name() -> None:
@@ -223,12 +229,6 @@ def test_a_job_of_a_node_that_is_only_away_for_a_moment_stays() -> None:
     assert [w for w in plan.writes if isinstance(w, Delete)] == []
 
 
-def test_a_node_that_has_lost_its_label_gets_it_again_from_its_finished_warmer() -> None:
-    plan = decide(a_cache(), jobs=[a_job(state=JobState.COMPLETE)])
-    assert [w.node for w in plan.writes if isinstance(w, LabelNode)] == ["n1"]
-    assert ready(plan)["reason"] == "WeightsFetching", "ready is what the label says, not what is about to be"
-
-
 PODS: dict[str, tuple[dict[str, Any], str | None]] = {
     "no room": ({"unschedulable": "0/3 nodes: Insufficient memory"}, "Unschedulable"),
     "no image": ({"waiting_reason": "ErrImagePull", "waiting_message": "not found"}, "ErrImagePull"),
@@ -266,6 +266,14 @@ def test_the_percentage_is_that_of_all_nodes_and_never_full_before_they_are() ->
     assert (plan.status["percent"], plan.status["nodeSummary"]) == (99, "1/2")
 
 
+def test_a_node_is_ready_when_its_label_says_so_and_not_when_its_warmer_does() -> None:
+    """The scheduler goes by the label."""
+    plan = decide(a_cache(), jobs=[a_job()], reports={"n1": WarmerReport("Published", 9, 9, 0, None)})
+    assert plan.status is not None
+    assert (plan.status["nodes"][0]["state"], plan.status["readyNodes"]) == ("Verifying", 0)
+    assert ready(plan)["status"] == "False"
+
+
 def test_what_was_found_out_about_the_source_is_not_forgotten() -> None:
     before = {"resolvedRevision": "abc", "manifestSHA256": "f" * 64, "totalBytes": 77}
     plan = decide(a_cache(status=before))
@@ -283,7 +291,80 @@ def test_a_second_pass_tells_the_same_and_nothing_twice() -> None:
 
 def test_a_volume_can_be_claimed_by_its_own_claim_alone() -> None:
     cache = a_cache()
-    for volume, claim in zip(make_volumes(cache, CONFIG), make_claims(cache), strict=True):
+    for volume, claim in zip(
+        make_volumes(cache, place_of(cache, {}, CONFIG)),
+        make_claims(cache, place_of(cache, {}, CONFIG)),
+        strict=True,
+    ):
         assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
         reference = volume["spec"]["claimRef"]
         assert (reference["name"], reference["namespace"]) == (claim["metadata"]["name"], cache.namespace)
+
+
+def test_a_cache_lies_where_its_volumes_say_and_new_ones_where_the_installation_says() -> None:
+    cache = a_cache()
+    key, shared = cache_key(cache), namespace_key("default")
+    new = place_of(cache, {}, CONFIG)
+    assert (new.home, new.path) == ("/var/lib/preheat/default", f"/var/lib/preheat/default/{key}")
+    moved = OperatorConfig(cache_root="/mnt/elsewhere")
+    assert place_of(cache, {f"preheat-{shared}-warm": new.home}, moved) == new
+    assert place_of(cache, {}, moved).home == "/mnt/elsewhere/default"
+
+
+def test_a_cache_of_an_older_release_keeps_its_own_volumes() -> None:
+    cache = a_cache()
+    key = cache_key(cache)
+    old = place_of(cache, {f"preheat-{key}-serve": f"/var/lib/preheat/{key}"}, CONFIG)
+    names = [f"preheat-{key}-{role}" for role in ("make", "warm", "serve")]
+    assert [v["metadata"]["name"] for v in make_volumes(cache, old)] == names
+    assert [c["metadata"]["name"] for c in make_claims(cache, old)] == names
+    assert all("preheat.dev/modelcache" in c["metadata"]["labels"] for c in make_claims(cache, old))
+    pod = make_warmer(cache, "n1", old, CONFIG)["spec"]["template"]["spec"]
+    assert json.loads(pod["containers"][0]["env"][0]["value"])["destination"] == "/cache"
+
+
+def test_a_warmer_whose_pod_is_refused_is_told_with_the_api_servers_words() -> None:
+    job = replace(a_job(), podless=True, complaint="exceeded quota: q, used: pods=3, limited: pods=3")
+    plan = decide(a_cache(placement={"nodes": 1}), jobs=[job], look_again=2.0)
+    assert ready(plan)["reason"] == "PodsRefused"
+    assert "n1: exceeded quota: q, used: pods=3, limited: pods=3" in ready(plan)["message"]
+    assert plan.requeue_after == 2.0
+    assert plan.status is not None
+    (told,) = plan.status["nodes"]
+    assert told["reason"] == "PodsRefused"
+    again = decide(a_cache(placement={"nodes": 1}), jobs=[a_job()])
+    assert ready(again)["reason"] == "WeightsFetching"
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "told"),
+    [
+        ({"complaint": 'secret "hub-token" not found'}, "ReferenceMissing", "ReferenceMissing"),
+        ({"unschedulable": 'persistentvolumeclaim "m" not found'}, "ReferenceMissing", "ReferenceMissing"),
+        ({"complaint": "no room for volumes"}, "PodNotStarting", "PodNotStarting"),
+        ({"unschedulable": "2 Insufficient cpu"}, "WeightsFetching", "Unschedulable"),
+        ({"waiting_reason": "ImagePullBackOff"}, "WeightsFetching", "ImagePullBackOff"),
+    ],
+)
+def test_a_warmer_that_does_not_start_says_why(fields: dict[str, str], reason: str, told: str) -> None:
+    pod = a_pod("w", job_node="n1", phase="Pending", **fields)
+    plan = decide(a_cache(placement={"nodes": 1}), jobs=[a_job()], pods={"n1": pod})
+    assert ready(plan)["reason"] == reason
+    assert next(iter(fields.values())) in ready(plan)["message"]
+    assert plan.status is not None
+    assert plan.status["nodes"][0]["reason"] == told
+    stalled = next(c for c in plan.status["conditions"] if c["type"] == "Stalled")
+    assert (stalled["status"] == "True") == (reason == "ReferenceMissing")
+
+
+def test_that_no_node_matches_is_told_part_by_part() -> None:
+    nodes = [
+        a_node("a", labels={"zone": "x"}),
+        a_node("b", "NVIDIA-A10G", ready=False),
+        a_node("c", "NVIDIA-A10G", taints=(Taint("team", "x", "NoSchedule"),), labels={"zone": "x"}),
+    ]
+    cache = a_cache(placement={"gpuTypes": ["nvidia-a10g"], "nodeSelector": {"zone": "x"}, "nodes": 2})
+    assert ready(decide(cache, nodes=nodes))["message"] == (
+        "0 of 3 nodes match, 2 needed: 2 Ready and schedulable; 2 with gpuTypes nvidia-a10g (there are: nvidia-a10g, "
+        "nvidia-l4); 2 with zone=x; 2 without a taint that is not tolerated (team). Add such a node, or ask for less."
+    )

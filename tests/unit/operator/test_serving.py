@@ -9,6 +9,7 @@ from preheat.api.conditions import Reason
 from preheat.api.gpu import GPUType
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.config import OperatorConfig
+from preheat.decide.capacity import GPUUse
 from preheat.decide.observed import AgentReport, AgentState, DeploymentView, PodView
 from preheat.decide.plan import POLL_SECONDS, RESYNC_SECONDS, Apply, Delete, Plan
 from preheat.decide.serving import decide_service
@@ -70,7 +71,7 @@ def pod_of(service: LLMDeployment, name: str = "p", **fields: Any) -> PodView:
 def test_the_first_pass_makes_every_child_and_weights_before_pods() -> None:
     kinds = [key.split("/")[0] for key in applied(decide(a_service()))]
     assert kinds == [
-        "ServiceAccount", "NetworkPolicy", "Service", "PodDisruptionBudget", "ModelCache", "ConfigMap",
+        "NetworkPolicy", "Service", "ModelCache",
         "ControllerRevision", "Deployment",
     ]  # fmt: skip
 
@@ -173,12 +174,17 @@ def report(
     return AgentReport(state, why, "words", done, total, left)
 
 
+UNBOUND = "0/2 nodes are available: 2 node(s) didn't match PersistentVolume's node affinity"
+
 SCENES: dict[str, tuple[dict[str, Any], Reason]] = {
     "no GPU free": ({"scheduled": False, "ip": None, "unschedulable": "0/2 nodes: Insufficient nvidia.com/gpu"},
                     Reason.NO_CAPACITY),
     "an image that is not there": ({"waiting_reason": "ImagePullBackOff", "waiting_message": "not found"},
                                    Reason.IMAGE_UNAVAILABLE),
     "an engine that crashes": ({"restarts": 5, "last_exit": "exit code 1"}, Reason.ENGINE_CRASHING),
+    "a container of the user's own that crashes": (
+        {"crashing": "container own restarted 3 times", "waiting_reason": "CrashLoopBackOff"}, Reason.CONTAINER_CRASHING
+    ),
     "an engine that starts": ({"report": report(AgentState.WAITING_FOR_ENGINE)}, Reason.ENGINE_STARTING),
     "a model that loads": ({"report": report(AgentState.LOADING, 42)}, Reason.MODEL_LOADING),
     "a model that is asked": ({"report": report(AgentState.PROBING)}, Reason.MODEL_PROBING),
@@ -237,7 +243,7 @@ def test_zero_replicas_are_ready_with_warm_weights() -> None:
 
 def test_a_second_pass_tells_nothing_twice() -> None:
     first = decide(a_service())
-    assert [draft.reason for draft in first.events] == ["WeightsFetching"]
+    assert first.events == (), "what was expected is no news"
     again = decide(a_service(status=first.status))
     assert again.events == ()
     assert again.status == first.status
@@ -299,6 +305,15 @@ def test_pods_that_cannot_be_created_are_told_in_the_api_servers_words() -> None
         ({"restarts": 3, "last_exit": "exit code 1"}, "EngineCrashing"),
         ({"restarts": 3, "last_exit": "exit code 1", "waiting_reason": "CrashLoopBackOff"}, "EngineCrashing"),
         ({"scheduled": False, "ip": None}, "PodsPending"),
+        ({"scheduled": False, "ip": None, "unschedulable": UNBOUND}, "PodsPending"),
+        (
+            {"scheduled": False, "ip": None, "unschedulable": f"{UNBOUND}, 1 Insufficient nvidia.com/gpu"},
+            "NoCapacity",
+        ),
+        (
+            {"scheduled": False, "ip": None, "unschedulable": "2 node(s) had untolerated taint(s)"},
+            "NoCapacity",
+        ),
         ({"report": report(AgentState.SERVING)}, "ModelProbing"),
     ],
 )
@@ -448,3 +463,61 @@ def test_an_old_deployment_whose_revision_was_deleted_by_hand_does_not_hold_the_
                   pods=[pod_of(old, "o", ready=True), pod_of(new, "n", ready=True)])  # fmt: skip
     shrunk = [w for w in plan.writes if isinstance(w, Delete) and w.name == view.name]
     assert shrunk, "the new revision answers: the old pods hold GPUs for nothing"
+
+
+@pytest.mark.parametrize("why", ["ReferenceMissing", "PodsRefused", "PodNotStarting"])
+def test_what_keeps_a_warmer_away_is_the_services_reason_too(why: str) -> None:
+    service = a_service()
+    cache = _cache_that_says(service, why, "n1: it is so.")
+    plan = decide(service, caches=[cache], pods=[pod_of(service, scheduled=False)])
+    assert reason(plan) == why
+
+
+@pytest.mark.parametrize(
+    ("fields", "why", "words"),
+    [
+        (
+            {"waiting_reason": "CreateContainerConfigError", "waiting_message": 'secret "env" not found'},
+            "ReferenceMissing",
+            'CreateContainerConfigError: secret "env" not found. Create it in namespace default',
+        ),
+        (
+            {"complaint": 'configmap "c" not found'},
+            "ReferenceMissing",
+            'Pod p: configmap "c" not found. Create',
+        ),
+        ({"complaint": "the disk is gone"}, "PodNotStarting", "Pod p: the disk is gone."),
+        (
+            {"unschedulable": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.", "scheduled": False},
+            "NoCapacity",
+            "One replica needs 1 nvidia.com/gpu on one node; 1 matching node offers 2: a/b holds 2, 0 are free",
+        ),
+    ],
+)
+def test_a_pod_that_does_not_start_says_why(fields: dict[str, Any], why: str, words: str) -> None:
+    service = a_service()
+    cache = warm_cache(service)
+    plan = decide(
+        service, caches=[cache], pods=[pod_of(service, **fields)], uses=[GPUUse("n1", "a/b", 2)], look_again=3.0,
+    )  # fmt: skip
+    assert reason(plan) == why
+    told = next(c for c in (plan.status or {})["conditions"] if c["type"] == "Ready")
+    assert words in told["message"]
+    assert plan.requeue_after <= 3.0
+
+
+def test_a_replica_that_fits_no_node_is_told_before_the_weights_come() -> None:
+    service = a_service(hardware={"gpu": {"count": 4}})
+    assert reason(decide(service, nodes=[a_node(gpus=2)])) == "NoCapacity"
+    assert reason(decide(service, nodes=[a_node(gpus=4)])) == "WeightsFetching"
+    asleep = a_service(hardware={"gpu": {"count": 4}}, replicas=0)
+    assert reason(decide(asleep, nodes=[a_node(gpus=2)])) == "ScaledToZero"
+
+
+def test_a_container_that_is_not_ready_is_named_when_the_model_answers() -> None:
+    service = a_service()
+    pod = pod_of(service, report=report(AgentState.SERVING), lagging="container own")
+    plan = decide(service, pods=[pod], caches=[warm_cache(service)], deployments=[a_deployment(service)])
+    assert plan.status is not None
+    told = next(c["message"] for c in plan.status["conditions"] if c["type"] == "Ready")
+    assert "container own of spec.template is not Ready" in told

@@ -13,15 +13,13 @@ from preheat.api.llmdeployment import LLMDeployment
 from preheat.config import OperatorConfig
 from preheat.errors import InvalidSpec
 from preheat.resources import names
-from preheat.resources.caching import make_cache, make_claims, make_volumes, make_warmer
+from preheat.resources.caching import make_cache, make_claims, make_volumes, make_warmer, place_of
 from preheat.resources.serving import (
     make_controller_revision,
     make_deployment,
     make_disruption_budget,
     make_network_policy,
-    make_repository,
     make_service,
-    make_service_account,
     parse_controller_revision,
     render_revision,
 )
@@ -62,7 +60,10 @@ def agent_of(service: LLMDeployment) -> Any:
 
 
 def warmer_of(**spec: Any) -> Any:
-    (container,) = make_warmer(a_cache(**spec), "n1", CONFIG)["spec"]["template"]["spec"]["containers"]
+    cache = a_cache(**spec)
+    (container,) = make_warmer(cache, "n1", place_of(cache, {}, CONFIG), CONFIG)["spec"]["template"]["spec"][
+        "containers"
+    ]
     return warmer_configuration(environment(container), credentials=Path("/nowhere"))
 
 
@@ -155,17 +156,15 @@ def children(service: LLMDeployment, gpu_type: GPUType = L4) -> list[dict[str, A
     revision = render_revision(service, gpu_type, 1, cache_name, CONFIG)
     node = "gke-prod-" + "x" * 180 + ".internal.example.org"
     return [
-        make_service_account(service),
-        make_network_policy(service, CONFIG),
+        make_network_policy(service.namespace, CONFIG),
         make_service(service),
         make_disruption_budget(service),
         make_cache(service, cache_name, 1),
-        make_repository(service, revision),
         make_controller_revision(service, revision),
         make_deployment(service, revision, 1),
-        *make_volumes(cache, CONFIG),
-        *make_claims(cache),
-        make_warmer(cache, node, CONFIG),
+        *make_volumes(cache, place_of(cache, {}, CONFIG)),
+        *make_claims(cache, place_of(cache, {}, CONFIG)),
+        make_warmer(cache, node, place_of(cache, {}, CONFIG), CONFIG),
     ]
 
 
@@ -209,15 +208,15 @@ def test_user_labels_reach_children_only_by_invitation() -> None:
         assert not [key for key in labels if key.startswith(("argocd", "app.kubernetes.io/instance"))], kind
         assert labels["app.kubernetes.io/managed-by"] == "preheat", kind
         assert labels.get("preheat.dev/llmdeployment", "llama") == "llama", kind
-        if kind != "PersistentVolume":
+        if "ownerReferences" in manifest["metadata"]:
             assert labels["cost.preheat.dev/center"] == "42", kind
 
 
-def test_every_namespaced_child_has_its_owner_and_the_hash_of_itself() -> None:
+def test_every_child_has_the_hash_of_itself_and_its_owner_unless_it_must_outlast_it() -> None:
     for manifest in children(a_service()):
         metadata, kind = manifest["metadata"], manifest["kind"]
         assert re.fullmatch("[0-9a-f]{16}", metadata["annotations"]["preheat.dev/applied"]), kind
-        if kind != "PersistentVolume":
+        if kind not in {"NetworkPolicy", "PersistentVolume", "PersistentVolumeClaim"}:
             (owner,) = metadata["ownerReferences"]
             assert (owner["controller"], owner["blockOwnerDeletion"]) == (True, True), kind
 
@@ -239,3 +238,18 @@ def test_a_strangers_revision_is_none_of_ours(data: Any) -> None:
 def test_the_kubelet_waits_longer_than_both_drains(drain: int) -> None:
     grace = a_model_pod(a_service(runtime={"drainSeconds": drain}))["terminationGracePeriodSeconds"]
     assert grace > 2 * drain
+
+
+@pytest.mark.parametrize("length", [1, 63])
+def test_the_names_and_labels_of_a_cache_that_a_person_made_fit(length: int) -> None:
+    """The schema allows no longer name: labels are how a child is found again."""
+    cache = a_cache("c" * length)
+    for manifest in [
+        *make_volumes(cache, place_of(cache, {}, CONFIG)),
+        *make_claims(cache, place_of(cache, {}, CONFIG)),
+        make_warmer(cache, "n" * 253, place_of(cache, {}, CONFIG), CONFIG),
+    ]:
+        assert len(manifest["metadata"]["name"]) <= names.NAME_LIMIT
+        shared = manifest["metadata"]["name"].endswith(("-make", "-warm"))
+        assert shared or labels_of(manifest)["preheat.dev/modelcache"] == cache.name
+        assert all(len(value) <= 63 for value in labels_of(manifest).values())

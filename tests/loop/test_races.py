@@ -1,0 +1,182 @@
+"""What comes at the wrong moment: between a look and the write after it, or in another order than it happened."""
+
+import asyncio
+import copy
+from typing import Any
+
+import pytest
+from preheat.errors import Unavailable
+
+from tests.fakes import FakeKube
+from tests.loop.test_controller import NODE, controller, example, kinds, ready
+
+pytestmark = pytest.mark.looptime
+LOOKS_AGAIN_SECONDS = 20.0
+SERVICE = ("LLMDeployment", "preheat-demo", "smollm2")
+
+
+@pytest.fixture
+def kube() -> FakeKube:
+    made = FakeKube()
+    made.put(NODE)
+    made.put(example())
+    return made
+
+
+def a_cache(name: str) -> dict[str, Any]:
+    source = {"uri": f"http://store/{name}/", "format": "GGUF"}
+    return {"apiVersion": "preheat.dev/v1alpha1", "kind": "ModelCache",
+            "metadata": {"name": name, "namespace": "preheat-demo"},
+            "spec": {"source": source, "placement": {"nodes": 1}}}  # fmt: skip
+
+
+async def test_a_change_that_comes_with_the_answer_to_a_status_is_not_lost(
+    kube: FakeKube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer holds the new spec, so the watch that tells of it brings nothing newer."""
+    plain, raced = kube.apply_status, []
+
+    async def racing(kind: str, *rest: Any) -> Any:
+        if kind == "LLMDeployment" and not raced:
+            raced.append(kind)
+            body = copy.deepcopy(kube.store[SERVICE])
+            body["spec"]["replicas"] = 2
+            kube.put(body)
+        return await plain(kind, *rest)
+
+    async with controller(kube):
+        await asyncio.sleep(30)
+        monkeypatch.setattr(kube, "apply_status", racing)
+        body = copy.deepcopy(kube.store[SERVICE])
+        body["spec"]["rollout"] = {"revisionHistoryLimit": 3}
+        kube.put(body)
+        await asyncio.sleep(5)
+        assert raced
+        assert [body["spec"]["replicas"] for key, body in kube.store.items() if key[0] == "Deployment"] == [2]
+
+
+async def test_a_stranger_that_has_the_name_of_a_claim_is_seen_to_go(
+    kube: FakeKube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger has not our label: no watch tells of it, and nothing of it may be remembered."""
+    async with controller(kube):
+        await asyncio.sleep(10)
+    claim = next(key for key in kube.store if key[0] == "PersistentVolumeClaim" and key[2].endswith("serve"))
+    for key in [key for key in kube.store if key[0] != "Node"]:
+        del kube.store[key]
+    kube.put(example())
+    stranger = {"name": claim[2], "namespace": claim[1], "uid": "stranger", "resourceVersion": "5"}
+    kube.store[claim] = {"apiVersion": "v1", "kind": claim[0], "metadata": stranger, "spec": {}}
+    plain = kube.list_all
+
+    async def without_strangers(kind: str) -> list[dict[str, Any]]:
+        return [body for body in await plain(kind) if body["metadata"].get("uid") != "stranger"]
+
+    monkeypatch.setattr(kube, "list_all", without_strangers)
+    async with controller(kube):
+        await asyncio.sleep(40)
+        assert ready(kube)["reason"] == "WeightsFetching"
+        (cache,) = (body for key, body in kube.store.items() if key[0] == "ModelCache")
+        assert cache["status"]["conditions"][0]["reason"] == "NameTaken"
+        del kube.store[claim]
+        await asyncio.sleep(LOOKS_AGAIN_SECONDS)
+        assert "Job" in kinds(kube)
+
+
+async def test_an_object_that_goes_before_it_was_told_of_gets_no_children_again(kube: FakeKube) -> None:
+    async with controller(kube):
+        await asyncio.sleep(1.0)
+        assert not kube.store[SERVICE].get("status")
+        del kube.store[SERVICE]
+        done = len(kube.writes)
+        for key in [key for key in kube.store if "ownerReferences" in kube.store[key]["metadata"]]:
+            kube.remove(*key)
+        await asyncio.sleep(1.5)
+        assert not [write for write in kube.writes[done:] if write.startswith(("apply", "create"))]
+
+
+async def test_warmers_of_a_cache_that_was_deleted_without_them_are_made_anew(kube: FakeKube) -> None:
+    """The operator may not patch Jobs, and need not: a warmer goes on where the one before it was."""
+    kube.put(a_cache("weights"))
+    async with controller(kube):
+        await asyncio.sleep(10)
+    (key,) = (key for key in kube.store if key[0] == "Job" and "weights" in key[2])
+    metadata = kube.store[key]["metadata"]
+    del metadata["ownerReferences"]
+    metadata["managedFields"] = [{"manager": "preheat", "operation": "Update"}]
+    del kube.store["ModelCache", "preheat-demo", "weights"]
+    again = a_cache("weights")
+    again["metadata"]["uid"] = "again"
+    kube.put(again)
+    kube.refuses["adopt Job"] = Unavailable("403 cannot patch jobs")
+    async with controller(kube):
+        await asyncio.sleep(10)
+        (owner,) = kube.store[key]["metadata"]["ownerReferences"]
+        assert owner["uid"] == "again"
+
+
+async def test_what_several_make_together_is_tried_by_one_and_waited_for_by_the_others(
+    kube: FakeKube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow refusal is waited for once, not once by each after the other."""
+    for number in range(30):
+        kube.put(a_cache(f"c{number}"))
+    loop, told, plain = asyncio.get_running_loop(), {}, kube.apply_status
+
+    async def refuse(_manifest: dict[str, Any]) -> None:
+        await asyncio.sleep(10)
+        raise Unavailable("failed calling webhook: deadline exceeded")
+
+    async def note(kind: str, namespace: str, name: str, *rest: Any) -> Any:
+        told.setdefault(name, loop.time())
+        return await plain(kind, namespace, name, *rest)
+
+    monkeypatch.setattr(kube, "create", refuse)
+    monkeypatch.setattr(kube, "apply_status", note)
+    started = loop.time()
+    async with controller(kube):
+        await asyncio.sleep(60)
+    assert sum(name.startswith("c") for name in told) == 30
+    assert max(told.values()) - started < 60
+
+
+async def test_a_job_of_another_namespace_labels_no_node(kube: FakeKube) -> None:
+    """Who knows the uid of a cache elsewhere cannot have a node labelled for it."""
+    kube.put({**NODE, "metadata": {"name": "n2", "labels": {}}})
+    victim = a_cache("weights")
+    victim["metadata"]["uid"] = "known"
+    kube.put(victim)
+    async with controller(kube):
+        await asyncio.sleep(5)
+        owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "q", "uid": "known", "controller": True}
+        forged = {"name": "x", "namespace": "attacker", "labels": {"app.kubernetes.io/managed-by": "preheat"},
+                  "annotations": {"preheat.dev/node": "n2"}, "ownerReferences": [owner]}  # fmt: skip
+        done = {"conditions": [{"type": "Complete", "status": "True"}]}
+        kube.put({"apiVersion": "batch/v1", "kind": "Job", "metadata": forged, "spec": {}, "status": done})
+        await asyncio.sleep(5)
+        assert kube.store["Node", "", "n2"]["metadata"]["labels"] == {}
+
+
+async def test_of_hundreds_of_new_objects_each_is_told_of_in_its_turn(kube: FakeKube) -> None:
+    loop, told = asyncio.get_running_loop(), {}
+    plain = kube.apply_status
+
+    async def note(kind: str, namespace: str, name: str, *rest: Any) -> Any:
+        if kind == "LLMDeployment":
+            told.setdefault(name, loop.time())
+        return await plain(kind, namespace, name, *rest)
+
+    kube.apply_status = note  # type: ignore[method-assign]
+    async with controller(kube):
+        started = loop.time()
+        for number in range(99):
+            body = example()
+            body["metadata"]["name"] = f"m-{number}"
+            kube.put(body)
+        await asyncio.sleep(60)
+        late = example()
+        late["metadata"]["name"] = "late"
+        kube.put(late)
+        await asyncio.sleep(5)
+    assert 18 < sorted(told.values())[99] - started < 25
+    assert told["late"] - started < 63

@@ -1,0 +1,46 @@
+"""The more is under way, the less often each object is asked and told of."""
+
+from preheat.controller.pace import STILL_SECONDS, Pace
+from preheat.controller.view import Key
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def key(number: int) -> Key:
+    return "LLMDeployment", "default", f"m-{number}"
+
+
+def test_one_object_is_asked_every_second_and_told_of_every_two() -> None:
+    pace = Pace(Clock())
+    pace.moved(key(1))
+    assert (pace.ask_seconds(), pace.tell_seconds()) == (1.0, 2.0)
+
+
+def test_a_thousand_cost_five_writes_and_twenty_questions_a_second_in_all() -> None:
+    pace = Pace(Clock())
+    for number in range(1000):
+        pace.moved(key(number))
+        pace.moved(key(number))
+    assert 1000 / pace.tell_seconds() == 5
+    assert 1000 / pace.ask_seconds() == 20
+
+
+def test_what_has_arrived_and_what_has_long_not_moved_slows_down_nobody() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    for number in range(500):
+        pace.moved(key(number))
+    for number in range(100):
+        pace.rests(key(number))
+    assert pace.tell_seconds() == 80
+    clock.now += STILL_SECONDS / 2
+    pace.moved(key(499))
+    clock.now += STILL_SECONDS / 2 + 1
+    assert pace.tell_seconds() == 2.0
+    clock.now += STILL_SECONDS
+    assert pace.tell_seconds() == 2.0
