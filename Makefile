@@ -75,12 +75,12 @@ build: venv ## build the Python distribution into dist/
 # --- check
 
 .PHONY: test
-test: forget-results lint test-unit test-integration test-runtime test-e2e ## everything: what CI runs
+test: forget-results lint test-unit test-integration test-runtime test-e2e test-faults test-rbac ## everything: what CI runs
 	@echo; $(BIN)/python tests/summary.py $(RESULTS)
 
 .PHONY: forget-results
 forget-results:
-	@rm -rf $(RESULTS)
+	@rm -rf $(RESULTS) build/calls
 
 .PHONY: lint
 lint: venv ## formatting, lint, types, layers, generated files
@@ -101,6 +101,14 @@ test-unit: venv ## pure code, golden files, the loop on virtual time: seconds
 test-integration: venv ## a real kube-apiserver: schema, ownership, drift, deletion
 	$(PYTEST) --junitxml=$(RESULTS)/integration.xml tests/integration
 
+.PHONY: test-bad-input
+test-bad-input: venv ## every bad object of tests/bad with the answer that its user reads, as a table
+	$(BIN)/python -m tests.bad
+
+.PHONY: fuzz
+fuzz: venv ## N (2000) poisonous objects from SEED (1): none delays another, each says why
+	PREHEAT_FUZZ=$(or $(N),2000) PREHEAT_FUZZ_SEED=$(or $(SEED),1) $(PYTEST) -s tests/integration/test_isolation.py
+
 .PHONY: test-runtime
 test-runtime: venv ## agent, warmer and engine as real processes, against a real Triton
 	$(PYTEST) --junitxml=$(RESULTS)/runtime.xml tests/runtime
@@ -108,6 +116,28 @@ test-runtime: venv ## agent, warmer and engine as real processes, against a real
 .PHONY: test-e2e
 test-e2e: venv ## a real cluster of its own: weights, scheduling, serving, healing
 	$(PYTEST) --junitxml=$(RESULTS)/e2e.xml e2e/tests --provider $(PROVIDER)
+
+.PHONY: test-faults
+test-faults: venv ## the fast part of the fault campaign: every kind of fault, every workload, and planted bugs
+	$(PYTEST) --junitxml=$(RESULTS)/faults.xml tests/faults
+
+.PHONY: faults
+faults: venv ## the whole fault campaign; a part of it: WORKLOAD= FAULT= CASE= SEED= LANES=
+	$(BIN)/python -m e2e.faults $(if $(WORKLOAD),--workload "$(WORKLOAD)") $(if $(FAULT),--fault "$(FAULT)") \
+	  $(if $(CASE),--case "$(CASE)") $(if $(SEED),--seed $(SEED)) $(if $(LANES),--lanes $(LANES))
+
+.PHONY: test-rbac
+test-rbac: venv ## the operator's ClusterRole against the calls that the tests before it recorded
+	$(PYTEST) --junitxml=$(RESULTS)/rbac.xml tests/rbac
+
+# --- measure
+
+N ?= 500 1000
+IDLE_SECONDS ?= 60
+
+.PHONY: bench-control-plane
+bench-control-plane: venv ## what the operator costs the API server, with N="500 1000" LLMDeployments at once
+	$(BIN)/python -m e2e.bench.control_plane $(N) --idle-seconds $(IDLE_SECONDS)
 
 .PHONY: clean
 clean: ## remove what was built here (the caches outside the checkout stay)

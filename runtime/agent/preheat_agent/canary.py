@@ -6,7 +6,10 @@ batches. A decoupled model (vLLM, TensorRT-LLM, our llama.cpp) is asked over a s
 
 import asyncio
 import json
+import re
+import signal
 from collections.abc import AsyncIterator
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,9 @@ from preheat_agent.config import Canary
 
 _DTYPES: dict[str, Any] = {"BOOL": np.bool_, "INT32": np.int32, "INT64": np.int64, "UINT32": np.uint32,
                            "FP32": np.float32}  # fmt: skip
+
+MATCH_SECONDS = 0.25
+"""Processor time that `expect` may take on one answer."""
 
 
 class CanaryError(Exception):
@@ -34,9 +40,38 @@ async def ask(address: str, model: str, canary: Canary) -> str:
         raise CanaryError(f"the engine answered: {error.message()}") from error
     if not text.strip():
         raise CanaryError("the answer is empty")
-    if canary.expect is not None and not canary.expect.search(text):
+    if canary.expect is not None and not _matches(canary.expect, text):
         raise CanaryError(f"the answer {text[:80]!r} does not match {canary.expect.pattern!r}")
     return text
+
+
+class _TooLongError(Exception):
+    """The timer went off."""
+
+
+def _matches(expect: re.Pattern[str], text: str) -> bool:
+    """Tell whether an expression is found. Raises CanaryError when looking for it takes too long.
+
+    Some expressions take for ever on some answers ("(a+)+$"), and the probes of the pod are answered by this
+    very thread. The timer counts the process's own time, so that a busy machine fails no model.
+    """
+    before = signal.signal(signal.SIGVTALRM, _give_up)
+    try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, MATCH_SECONDS)
+        try:
+            return expect.search(text) is not None
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    except _TooLongError:
+        raise CanaryError(
+            f"the expression {expect.pattern!r} takes too long on the answer {text[:80]!r}: simplify it"
+        ) from None
+    finally:
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _give_up(_number: int, _frame: FrameType | None) -> None:
+    raise _TooLongError
 
 
 async def _ask(address: str, model: str, canary: Canary) -> str:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from preheat_warmer.errors import Hopeless, Passing, Reason
 from preheat_warmer.manifest import PART_SUFFIX, Manifest, manifest_digest, render
@@ -53,7 +53,7 @@ async def lock(destination: Path, held: ExitStack) -> bool:
     cannot be written.
     """
     try:
-        file = held.enter_context((destination / LOCK).open("w"))
+        file = held.enter_context(_lock_file(destination))
     except OSError as error:
         raise Passing(
             Reason.DISK_ERROR,
@@ -68,6 +68,11 @@ async def lock(destination: Path, held: ExitStack) -> bool:
             await asyncio.sleep(LOCK_POLL_SECONDS)
         else:
             return waited
+
+
+def _lock_file(destination: Path) -> IO[str]:
+    destination.mkdir(exist_ok=True)
+    return (destination / LOCK).open("w", encoding="utf-8")
 
 
 def prepare(destination: Path, manifest: Manifest) -> Path:
