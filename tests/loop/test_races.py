@@ -95,6 +95,35 @@ async def test_an_object_that_goes_before_it_was_told_of_gets_no_children_again(
         assert not [write for write in kube.writes[done:] if write.startswith(("apply", "create"))]
 
 
+async def test_a_child_that_another_scaled_for_a_newer_spec_is_not_put_back(
+    kube: FakeKube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator that was stopped for a while hears of the child that the other one scaled, and not yet why."""
+    plain, asked_for = kube.apply, []
+
+    async def note(manifest: dict[str, Any]) -> Any:
+        if manifest["kind"] == "Deployment":
+            asked_for.append(manifest["spec"]["replicas"])
+        return await plain(manifest)
+
+    async with controller(kube):
+        await asyncio.sleep(30)
+        (key,) = (key for key in kube.store if key[0] == "Deployment")
+        tell, kube.watcher = kube.watcher, None
+        changed = copy.deepcopy(kube.store[SERVICE])
+        changed["spec"]["replicas"] = 3
+        kube.put(changed)
+        kube.watcher = tell
+        monkeypatch.setattr(kube, "apply", note)
+        scaled = copy.deepcopy(kube.store[key])
+        scaled["spec"]["replicas"] = 3
+        kube.put(scaled)
+        await asyncio.sleep(5)
+        assert kube.store[key]["spec"]["replicas"] == 3
+        assert set(asked_for) <= {3}
+        assert kube.store[SERVICE]["status"]["observedGeneration"] == 2
+
+
 async def test_warmers_of_a_cache_that_was_deleted_without_them_are_made_anew(kube: FakeKube) -> None:
     """The operator may not patch Jobs, and need not: a warmer goes on where the one before it was."""
     kube.put(a_cache("weights"))

@@ -39,6 +39,9 @@ from preheat.resources.names import digest, fit
 
 Subject = LLMDeployment | ModelCache
 
+SURE_SECONDS = 2.0
+"""For so long after it was asked for, an object is taken to be as it was. A stopped process' clock goes on."""
+
 log = logging.getLogger(__name__)
 
 
@@ -168,12 +171,12 @@ class Writer:
         self, writes: Sequence[Write], subject: Subject | None = None
     ) -> PreheatError | None:
         """Make the writes in order up to the first that fails; return why it did."""
-        sure = subject is None or self._begins(subject)
+        sure_until = self._clock() + SURE_SECONDS if subject is None or self._begins(subject) else 0.0
         try:
             for write in writes:
-                if subject is not None and not sure and self._may_make(write):
-                    await self._check_that_it_is_there(subject)
-                    sure = True
+                if subject is not None and self._clock() > sure_until and self._changes(write):
+                    await self._check_that_it_is_as_it_was(subject)
+                    sure_until = self._clock() + SURE_SECONDS
                 await self._write(write)
         except PreheatError as error:
             return error
@@ -185,29 +188,40 @@ class Writer:
         self._begun[key] = subject.uid
         return before != subject.uid and subject.status.observed_generation is None
 
-    def _may_make(self, write: Write) -> bool:
-        return isinstance(write, Apply) and self._view.get(*key_of(write.manifest)) is None
+    def _changes(self, write: Write) -> bool:
+        """Tell whether a write may make, change or delete something: most find everything as it should be."""
+        if not isinstance(write, Apply):
+            return True
+        key, manifest = key_of(write.manifest), write.manifest
+        live = self._view.get(*key)
+        if live is None:
+            return True
+        if write.once or self._equal.get(key) == _both(manifest, live):
+            return False
+        return differs(manifest, live) and self._good_enough.get(key) != fingerprint(manifest, live)
 
-    async def _check_that_it_is_there(self, subject: Subject) -> None:
-        """Ask once a pass, before anything is made. Raises GoingAway.
+    async def _check_that_it_is_as_it_was(self, subject: Subject) -> None:
+        """Ask before anything is changed. Raises GoingAway when the object is gone, or another by now.
 
-        Watches of different kinds have no common order: children may be seen gone before their owner, and would
-        be made again, pods and all, for an object that is not there any more.
+        Watches of different kinds have no common order, and an operator may have been stopped for a while as
+        another worked. Children may be seen gone before their owner, or scaled before the spec that asks for it:
+        they would be made again, pods and all, or put back to what nobody wants any more.
         """
         key = _key_of(subject)
         live = await self._kube.get(*key)
-        if (
+        is_there = (
             live is not None
             and live["metadata"]["uid"] == subject.uid
             and "deletionTimestamp" not in live["metadata"]
-        ):
+        )
+        if is_there and live is not None and live["metadata"].get("generation") == subject.generation:
             return
         known = self._view.get(*key)
         if live is not None:
             self._view.put(live)
         elif known is not None and known["metadata"].get("uid") == subject.uid:
             self._view.remove(known)
-        raise GoingAway(f"{'/'.join(key)} was deleted")
+        raise GoingAway(f"{'/'.join(key)} was {'changed; looking at it anew' if is_there else 'deleted'}")
 
     async def _write(self, write: Write) -> None:
         match write:
