@@ -12,6 +12,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 PYTEST := $(BIN)/python -m pytest
 RESULTS := build/test
+WORKERS ?= 2
+SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile
 
 .PHONY: help
 help: ## list the targets
@@ -95,11 +97,15 @@ lint: venv ## formatting, lint, types, layers, generated files
 
 .PHONY: test-unit
 test-unit: venv ## pure code, golden files, the loop on virtual time: seconds
-	$(PYTEST) --junitxml=$(RESULTS)/unit.xml --doctest-modules operator/preheat tests/unit tests/golden tests/loop
+	$(PYTEST) $(SIDE_BY_SIDE) --junitxml=$(RESULTS)/unit.xml --doctest-modules operator/preheat tests/unit tests/golden tests/loop
+
+# It says how long one object waits for another: nothing else may use the machine.
+ALONE := tests/integration/test_isolation.py
 
 .PHONY: test-integration
 test-integration: venv ## a real kube-apiserver: schema, ownership, drift, deletion
-	$(PYTEST) --junitxml=$(RESULTS)/integration.xml tests/integration
+	$(PYTEST) $(SIDE_BY_SIDE) --junitxml=$(RESULTS)/integration.xml tests/integration --ignore $(ALONE)
+	$(PYTEST) --junitxml=$(RESULTS)/isolation.xml $(ALONE)
 
 .PHONY: test-bad-input
 test-bad-input: venv ## every bad object of tests/bad with the answer that its user reads, as a table
@@ -107,7 +113,7 @@ test-bad-input: venv ## every bad object of tests/bad with the answer that its u
 
 .PHONY: fuzz
 fuzz: venv ## N (2000) poisonous objects from SEED (1): none delays another, each says why
-	PREHEAT_FUZZ=$(or $(N),2000) PREHEAT_FUZZ_SEED=$(or $(SEED),1) $(PYTEST) -s tests/integration/test_isolation.py
+	PREHEAT_FUZZ=$(or $(N),2000) PREHEAT_FUZZ_SEED=$(or $(SEED),1) $(PYTEST) -s $(ALONE)
 
 .PHONY: test-runtime
 test-runtime: venv ## agent, warmer and engine as real processes, against a real Triton

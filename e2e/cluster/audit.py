@@ -1,6 +1,7 @@
 """What somebody asked of an API server, read from its audit log, in the words of RBAC."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,10 @@ def calls(log: Path, user: str = OPERATOR) -> set[Call]:
 
 
 def keep_calls(session: str, made: set[Call]) -> None:
-    """Leave a session's calls for `make test-rbac`."""
+    """Leave a session's calls for `make test-rbac`: each of pytest's workers its own."""
     CALLS.mkdir(parents=True, exist_ok=True)
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    session = f"{session}-{worker}" if worker else session
     rows = [[call.verb, call.group, call.resource, call.subresource] for call in sorted(made)]
     text = ",\n ".join(json.dumps(row) for row in rows)
     (CALLS / f"{session}.json").write_text(f"[{text}]\n")
