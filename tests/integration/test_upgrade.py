@@ -55,6 +55,11 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
         "hub",
     ): "The API server spells 1024Mi as 1Gi. Which of our wishes it spells otherwise is not "
     "remembered over a start: one apply finds out again that it changes nothing.",
+    (
+        "patch",
+        "networkpolicies",
+        "preheat-model-pods",
+    ): "0.1.0 had a policy for each model, with the same rules; now a namespace has one.",
 }
 """Writes that a start may make to what was there before, as (verb, resource, of which model), and why.
 
@@ -75,11 +80,11 @@ class Models:
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source tree of the last release."""
-    commit = (last_release() / "commit").read_text().strip()
-    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=False)
+    tree = (last_release() / "tree").read_text().strip()
+    archive = subprocess.run(["git", "archive", tree], cwd=ROOT, capture_output=True, check=False)
     if archive.returncode:
         pytest.fail(
-            f"release {last_release().name} is commit {commit}, and this clone does not have it "
+            f"release {last_release().name} is tree {tree}, and this clone does not have it "
             f"({archive.stderr.decode().strip()}). Fetch the whole history: git fetch --unshallow"
         )
     folder = tmp_path_factory.mktemp("release")

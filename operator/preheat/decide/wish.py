@@ -1,7 +1,7 @@
 """What is wanted for one LLMDeployment: how many replicas, of which revision, on which GPU types, from which cache."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from preheat.api.gpu import GPUType
 from preheat.api.llmdeployment import LLMDeployment
@@ -82,7 +82,7 @@ def make_wish(
     for gpu_type in used:
         # What is stored is taken as it is: a new operator version changes no running pod.
         pinned = same.get(gpu_type) or serving.render_revision(service, gpu_type, number, cache, config)
-        revisions.append(Revision(pinned.id, number, gpu_type, pinned.template, pinned.cache, pinned.claim))
+        revisions.append(replace(pinned, number=number))
     return Wish(replicas, identity, shares, tuple(revisions), cache, makes_cache)
 
 

@@ -35,17 +35,31 @@ NEVER_SECONDS = 2**31 - 1
 class Revision:
     """What a ControllerRevision pins: a new operator version renders nothing of it anew.
 
-    ``id`` names the user's wish (all GPU types of a revision share it), ``number`` orders revisions,
-    ``template`` is the pod template for ``gpu_type`` with the model repository in it, ``cache`` the
-    ModelCache with its weights and ``claim`` the volume through which pods reach them.
+    ``id`` names the user's wish (all GPU types of a revision share it), ``number`` orders revisions. ``data`` is
+    what is stored, and is written back as it was read: the API server lets nobody change it, and another version of
+    the operator may have put more into it.
     """
 
     id: str
     number: int
     gpu_type: GPUType
-    template: Manifest
-    cache: str
-    claim: str
+    data: Manifest
+
+    @property
+    def template(self) -> Manifest:
+        """The pod template for ``gpu_type``, with the model repository in it."""
+        found: Manifest = self.data["template"]
+        return found
+
+    @property
+    def cache(self) -> str:
+        """The name of the ModelCache with its weights."""
+        return str(self.data["cache"])
+
+    @property
+    def claim(self) -> str:
+        """The name of the claim through which pods reach them."""
+        return str(self.data["claim"])
 
 
 def revision_id(service: LLMDeployment) -> str:
@@ -91,7 +105,7 @@ def render_revision(
     if service.spec.template is not None:
         check_template(service)
         template = overlay(template, service.spec.template, container_security)
-    return Revision(identity, number, gpu_type, template, cache, claim)
+    return Revision(identity, number, gpu_type, {"template": template, "cache": cache, "claim": claim})
 
 
 def cache_source(service: LLMDeployment) -> dict[str, Any]:
@@ -111,11 +125,7 @@ def make_controller_revision(service: LLMDeployment, revision: Revision) -> Mani
         service,
         _labels(service, revision),
         revision=revision.number,
-        data={
-            "template": revision.template,
-            "cache": revision.cache,
-            "claim": revision.claim,
-        },
+        data=revision.data,
     )
 
 
@@ -126,15 +136,10 @@ def parse_controller_revision(body: Manifest) -> Revision | None:
     try:
         if isinstance(data, str):
             data = json.loads(data)
-        return Revision(
-            id=labels[LABEL_REVISION],
-            number=int(body["revision"]),
-            gpu_type=GPUType(labels[LABEL_GPU_TYPE]),
-            template=data["template"],
-            cache=data["cache"],
-            claim=data["claim"],
-        )
-    except (KeyError, TypeError, ValueError):
+        if not isinstance(data["template"], dict) or not {"cache", "claim"} <= data.keys():
+            return None
+        return Revision(labels[LABEL_REVISION], int(body["revision"]), GPUType(labels[LABEL_GPU_TYPE]), data)
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 

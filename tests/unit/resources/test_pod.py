@@ -253,3 +253,13 @@ def test_the_names_and_labels_of_a_cache_that_a_person_made_fit(length: int) -> 
         shared = manifest["metadata"]["name"].endswith(("-make", "-warm"))
         assert shared or labels_of(manifest)["preheat.dev/modelcache"] == cache.name
         assert all(len(value) <= 63 for value in labels_of(manifest).values())
+
+
+def test_what_another_version_put_into_a_revision_is_written_back_as_it_was() -> None:
+    """The API server lets nobody change the data of a ControllerRevision: an apply without a part of it is refused."""
+    service = a_service()
+    manifest = make_controller_revision(service, render_revision(service, L4, 1, "cache", CONFIG))
+    manifest["data"]["files"] = {"m/config.pbtxt": "backend"}
+    revision = parse_controller_revision(manifest)
+    assert revision is not None
+    assert make_controller_revision(service, revision)["data"] == manifest["data"]
