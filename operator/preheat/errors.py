@@ -3,13 +3,16 @@
 PreheatError
 ├─ InvalidSpec        the user must change something   -> condition Accepted=False, wait for a change
 ├─ Unavailable        a peer failed or throttled us    -> back off, last status kept
-│  └─ NotYet          it does not know our kinds yet  -> the same, and nothing is said
+│  ├─ NotYet          it does not know our kinds yet  -> the same, and nothing is said
+│  └─ Leaving         a child is being deleted        -> the same; said when it takes longer than a moment
 ├─ NotOwned           the name is taken by a stranger  -> condition with its name, look again soon
 └─ GoingAway          it or its namespace is deleted   -> nothing to do and nothing to say
 anything else         a bug                            -> traceback in the log, back off, the loop survives
 """
 
-__all__ = ["GoingAway", "InvalidSpec", "NotOwned", "NotYet", "PreheatError", "Unavailable"]
+from datetime import datetime
+
+__all__ = ["GoingAway", "InvalidSpec", "Leaving", "NotOwned", "NotYet", "PreheatError", "Unavailable"]
 
 
 class PreheatError(Exception):
@@ -26,6 +29,14 @@ class Unavailable(PreheatError):  # noqa: N818
 
 class NotYet(Unavailable):
     """The API server does not know a kind yet whose definition was installed seconds ago."""
+
+
+class Leaving(Unavailable):
+    """A child that is needed is being deleted. It may be gone in a moment, or its owner with it."""
+
+    def __init__(self, message: str, since: datetime | None) -> None:
+        super().__init__(message)
+        self.since = since
 
 
 class GoingAway(PreheatError):  # noqa: N818

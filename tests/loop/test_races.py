@@ -209,3 +209,26 @@ async def test_of_hundreds_of_new_objects_each_is_told_of_in_its_turn(kube: Fake
         await asyncio.sleep(5)
     assert 18 < sorted(told.values())[99] - started < 25
     assert told["late"] - started < 63
+
+
+@pytest.mark.parametrize(
+    ("since", "reason"),
+    [("2026-01-01T00:00:00Z", "WeightsFetching"), ("2025-12-31T23:59:50Z", "ChildRefused")],
+    ids=["just now", "for a while"],
+)
+async def test_a_child_that_is_being_deleted_is_told_when_it_takes_longer_than_a_moment(
+    kube: FakeKube, since: str, reason: str
+) -> None:
+    """In a namespace that is being deleted, children may go before their owner: that is no news."""
+    async with controller(kube):
+        await asyncio.sleep(10)
+        claim = next(
+            key for key in kube.store if key[0] == "PersistentVolumeClaim" and key[2].endswith("serve")
+        )
+        leaving = copy.deepcopy(kube.store[claim])
+        leaving["metadata"]["deletionTimestamp"] = since
+        kube.put(leaving)
+        await asyncio.sleep(10)
+        (cache,) = (body for key, body in kube.store.items() if key[0] == "ModelCache")
+        ready_now = next(c for c in cache["status"]["conditions"] if c["type"] == "Ready")
+        assert ready_now["reason"] == reason

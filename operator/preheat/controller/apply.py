@@ -19,6 +19,7 @@ from preheat.controller.pace import Pace
 from preheat.controller.telemetry import Metrics
 from preheat.controller.view import Key, View, key_of
 from preheat.decide.changes import differs, fingerprint, is_progress
+from preheat.decide.observed import parse_time
 from preheat.decide.ownership import adoption, is_drift, words_of_drift
 from preheat.decide.plan import (
     POLL_SECONDS,
@@ -33,7 +34,7 @@ from preheat.decide.plan import (
 )
 from preheat.decide.refusals import with_contests, with_refusal
 from preheat.decide.statuses import foreign_fields, own_part
-from preheat.errors import GoingAway, InvalidSpec, NotYet, PreheatError, Unavailable
+from preheat.errors import GoingAway, InvalidSpec, Leaving, NotYet, PreheatError, Unavailable
 from preheat.resources.metadata import Manifest
 from preheat.resources.names import digest, fit
 
@@ -41,6 +42,9 @@ Subject = LLMDeployment | ModelCache
 
 SURE_SECONDS = 2.0
 """For so long after it was asked for, an object is taken to be as it was. A stopped process' clock goes on."""
+
+LEAVING_SECONDS = 3.0
+"""A child that is being deleted for longer is told of. In a namespace that is being deleted its owner goes by then."""
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +81,9 @@ class Writer:
         if isinstance(refusal, GoingAway):
             log.info("%s: %s", "/".join(_key_of(subject)), refusal)
             return RESYNC_SECONDS
+        if isinstance(refusal, Leaving) and _is_recent(refusal, now):
+            log.info("%s: %s", "/".join(_key_of(subject)), refusal)
+            return LEAVING_SECONDS
         if isinstance(refusal, NotYet):
             raise refusal
         if refusal is not None:
@@ -265,7 +272,10 @@ class Writer:
         manifest, key = write.manifest, key_of(write.manifest)
         live = await self._adopt(adoption(manifest, live)) or live
         if "deletionTimestamp" in live["metadata"]:
-            raise Unavailable(f"{'/'.join(key)} is being deleted; waiting until it is gone")
+            raise Leaving(
+                f"{'/'.join(key)} is being deleted; waiting until it is gone",
+                parse_time(live["metadata"]["deletionTimestamp"]),
+            )
         if write.once or not differs(manifest, live):
             self._view.put(live)
             self._equal[key] = _both(manifest, live)
@@ -363,6 +373,11 @@ class Writer:
 
 def _key_of(subject: Subject) -> Key:
     return type(subject).__name__, subject.namespace, subject.name
+
+
+def _is_recent(refusal: Leaving, now: datetime) -> bool:
+    # The API server's clock may be another than ours: what began in the future is told.
+    return refusal.since is not None and 0 <= (now - refusal.since).total_seconds() < LEAVING_SECONDS
 
 
 def _both(manifest: Manifest, live: Manifest) -> tuple[str, ...]:
