@@ -41,10 +41,16 @@ class Cluster:
         found: list[dict[str, Any]] = json.loads(text)["items"]
         return found
 
-    def apply(self, name: str, **spec: Any) -> None:
-        """Apply the example under another name, with parts of its spec replaced: `hardware=…, replicas=…`."""
+    def apply(self, name: str, *, slowly: bool = False, **spec: Any) -> None:
+        """Apply the example under another name, with parts of its spec replaced: `hardware=…, replicas=…`.
+
+        The example loads at a pace that can be watched, and drains for ten seconds: so only where that is asked for.
+        """
         body = yaml.safe_load(EXAMPLE.read_text())
         body["metadata"]["name"] = name
+        if not slowly:
+            del body["spec"]["runtime"]["options"]
+            body["spec"]["runtime"]["drainSeconds"] = 2
         body["spec"] = merged(body["spec"], spec)
         path = ROOT / "build" / "e2e" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
