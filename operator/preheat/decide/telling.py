@@ -80,7 +80,7 @@ def telling_plan(
     before = service.status
     verdicts = [
         *say.summary(verdict, stuck=verdict.reason in STUCK),
-        Verdict(ConditionType.ACCEPTED, True, Reason.VALID, "The spec is valid."),
+        _accepted(service, wish),
         _weights(cache),
         _available(len(ready)),
     ]
@@ -134,6 +134,16 @@ def _serving_revision(wish: Wish, ready: Sequence[PodView]) -> str | None:
     if wish.id in revisions:
         return wish.id
     return min(revisions, default=None)
+
+
+def _accepted(service: LLMDeployment, wish: Wish) -> Verdict:
+    """Say that the spec is valid, and which bound of spec.scaling overrules spec.replicas."""
+    words, asked, scaling = "The spec is valid.", service.spec.replicas, service.spec.scaling
+    if asked > wish.replicas:
+        words += f" spec.replicas is {asked}; spec.scaling.maxReplicas allows {scaling.max_replicas}."
+    elif asked < wish.replicas:
+        words += f" spec.replicas is {asked}; spec.scaling.minReplicas asks for {scaling.min_replicas}."
+    return Verdict(ConditionType.ACCEPTED, True, Reason.VALID, words)
 
 
 def _available(ready: int) -> Verdict:

@@ -1,7 +1,9 @@
 """What the schema lets in at its bounds, the decision can carry out."""
 
 from datetime import UTC, datetime
+from typing import Any
 
+import pytest
 from preheat.config import OperatorConfig
 from preheat.decide.plan import Apply
 from preheat.decide.serving import MOST_NODES, decide_service
@@ -29,3 +31,25 @@ def test_as_many_tolerations_as_the_schema_allows_fit_into_the_cache_beside_our_
 
 def test_a_cache_asks_for_no_more_nodes_than_its_schema_allows() -> None:
     assert _cache(1500, replicas=1000, cache={"warmNodes": 1000})["nodes"] == MOST_NODES
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"replicas": 2}, "The spec is valid."),
+        (
+            {"replicas": 9, "scaling": {"minReplicas": 1, "maxReplicas": 2}},
+            "The spec is valid. spec.replicas is 9; spec.scaling.maxReplicas allows 2.",
+        ),
+        (
+            {"replicas": 1, "scaling": {"minReplicas": 3, "maxReplicas": 4}},
+            "The spec is valid. spec.replicas is 1; spec.scaling.minReplicas asks for 3.",
+        ),
+    ],
+)
+def test_a_bound_that_overrules_the_replicas_is_told(spec: dict[str, Any], words: str) -> None:
+    seen = ServiceObservation([a_node("n")], (), (), (), ())
+    status = decide_service(a_service(**spec), seen, OperatorConfig(), NOW).status
+    assert status is not None
+    (accepted,) = [c for c in status["conditions"] if c["type"] == "Accepted"]
+    assert accepted["message"] == words
