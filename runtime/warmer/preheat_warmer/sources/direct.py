@@ -104,6 +104,7 @@ class _Connection:
             else http.client.HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=context)
         )
         self._socket: socket.socket | None = None
+        self._broken_off = False
         self._peer: Any = None
 
     def ask(self, request: httpx.Request) -> http.client.HTTPResponse:
@@ -134,6 +135,8 @@ class _Connection:
             self._socket = self._http.sock
             self._socket.settimeout(READ_SECONDS)
             self._peer = self._socket.getpeername()
+            if self._broken_off:  # before there was a socket to break off
+                self.break_off()
         except TimeoutError as error:
             raise httpx.ConnectTimeout("no connection in time") from error
         except (OSError, UnicodeError) as error:
@@ -145,6 +148,7 @@ class _Connection:
 
     def break_off(self) -> None:
         """End what another thread waits for."""
+        self._broken_off = True
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
