@@ -145,6 +145,17 @@ IDLE_SECONDS ?= 60
 bench-control-plane: venv ## what the operator costs the API server, with N="500 1000" LLMDeployments at once
 	$(BIN)/python -m e2e.bench.control_plane $(N) --idle-seconds $(IDLE_SECONDS)
 
+SCALE ?= 1
+
+.PHONY: bench-fetch
+bench-fetch: venv ## the warmer against other downloaders and the machine's own limits; smaller: SCALE=0.1 ROUNDS=1
+	$(BIN)/python -m e2e.bench.fetch --scale $(SCALE) --rounds $(or $(ROUNDS),3)
+
+.PHONY: chaos-fetch
+chaos-fetch: venv ## the warmer against a server that misbehaves; a part of it: CASE= SEED= SCALE= PLANT=
+	$(BIN)/python -m e2e.chaos.fetch --scale $(SCALE) $(if $(CASE),--case "$(CASE)") $(if $(SEED),--seed $(SEED)) \
+	  $(if $(PLANT),--plant $(PLANT))
+
 .PHONY: clean
 clean: ## remove what was built here (the caches outside the checkout stay)
 	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

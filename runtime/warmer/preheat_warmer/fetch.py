@@ -1,7 +1,9 @@
 """Brings one file to the disk: resumed where it stopped, hashed as it comes, right or not there at all.
 
-``.partial/PATH.part`` holds the bytes so far, and is renamed when its digest is right; ``.partial/.preheat-parts/``
-holds the version (ETag) that they are of.
+One file may come over several connections: each fetches a piece and puts it at its place (``part.py``), and what is
+there from the start on without a gap is hashed meanwhile. How many connections a file gets depends on how many
+files are left: while there are as many files as connections, each gets one.
+
 After a kill the bytes that are there are hashed again, not fetched again: a whole file as much as a half,
 because the list of files may be another one by now. A file whose digest is wrong is thrown away and
 fetched once more from the start; wrong twice is the source's fault.
@@ -9,37 +11,32 @@ fetched once more from the start; wrong twice is the source's fault.
 
 import asyncio
 import errno
-import hashlib
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any
 
 from preheat_warmer.errors import Changed, Hopeless, Passing, Reason
-from preheat_warmer.manifest import PART_SUFFIX, File
+from preheat_warmer.manifest import File
+from preheat_warmer.part import NOTE_BYTES_LEAST, Lane, Part
 from preheat_warmer.progress import Progress
-from preheat_warmer.publish import NOTES, SPARE_BYTES, free_bytes
-from preheat_warmer.sources.base import Source
+from preheat_warmer.publish import SPARE_BYTES, free_bytes
+from preheat_warmer.sources.base import Pipe, Source, Transfer
+from preheat_warmer.spans import covered, frontier, joined, next_piece
+from preheat_warmer.threads import in_thread
 
 BACKOFF_SECONDS = (0.5, 0.5, 1.0, 3.0, 10.0)
 FRUITLESS_AT_MOST = 5
 """Tries in a row that bring the file no further before the run ends (and the Job starts another)."""
-READ_BYTES = 4 << 20
+TURN_BYTES = 8 << 20
+"""What a thread reads and writes before it reports."""
+HASH_TURN_BYTES = 32 << 20
 SYNC_EVERY_BYTES = 64 << 20
+"""The disk begins to write long before the kernel would have it: the last fsync has little left to do."""
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What a write says that finds no room: disk full, quota reached, file larger than allowed."""
-
-
-class Digest(Protocol):
-    """What hashlib's objects can do."""
-
-    def update(self, data: bytes, /) -> None:
-        """Take in bytes."""
-
-    def hexdigest(self) -> str:
-        """Return the digest so far."""
-        ...
 
 
 class Pace:
@@ -55,6 +52,8 @@ class Pace:
         self._clock = clock
         self._sleep = sleep
         self._free_at = clock()  # the bucket starts empty: a restart must not be a way around the limit
+        self.turn_bytes = TURN_BYTES if bytes_per_second is None else _turn_bytes(bytes_per_second)
+        """How much may be taken at once."""
 
     async def take(self, count: int) -> None:
         """Wait until this many bytes may pass."""
@@ -66,79 +65,33 @@ class Pace:
             await self._sleep(self._free_at - now)
 
 
-class Part:
-    """One file on its way. The bytes on the disk, ``size`` and ``digest`` agree after every call."""
+def _turn_bytes(bytes_per_second: float) -> int:
+    """Return a tenth of a second's worth: the speed is even, and not all of a second comes at once."""
+    return min(max(int(bytes_per_second / 10), NOTE_BYTES_LEAST), TURN_BYTES)
 
-    def __init__(self, file: File, folder: Path) -> None:
-        self.file = file
-        self.whole = folder / file.path
-        self.path = folder / f"{file.path}{PART_SUFFIX}"
-        self._note = folder / NOTES / hashlib.sha256(file.path.encode()).hexdigest()
-        self.size = 0
-        self.digest = _new_digest(file)
-        self.overlong = False
 
-    @property
-    def right(self) -> bool:
-        """Tell whether it is whole and what its digest says."""
-        size_fits = self.file.size is None or self.file.size == self.size
-        return (
-            size_fits
-            and not self.overlong
-            and self.digest.hexdigest() == (self.file.sha256 or self.file.git_sha1)
-        )
+class Pulse:
+    """Wakes everybody who waits at that moment."""
 
-    @property
-    def version(self) -> str:
-        """What the source called the version that these bytes are of; empty when it said nothing."""
-        try:
-            return self._note.read_text("utf-8")
-        except (OSError, ValueError):
-            return ""
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
 
-    def begin(self) -> BinaryIO:
-        """Open what an earlier run left, to read it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._note.parent.mkdir(parents=True, exist_ok=True)
-        if self.whole.exists():
-            self.whole.replace(self.path)  # it was right for an earlier list of files
-        self.path.touch()
-        return self.path.open("rb")
+    def beat(self) -> None:
+        """Something has changed."""
+        before, self._event = self._event, asyncio.Event()
+        before.set()
 
-    def take_in(self, stream: BinaryIO) -> int:
-        """Hash the next block of what is there; return its length, 0 at the end."""
-        block = stream.read(READ_BYTES)
-        self.digest.update(block)
-        self.size += len(block)
-        return len(block)
+    async def wait(self) -> None:
+        """Wait for the next change. No change is missed between a look and a wait without an await between."""
+        await self._event.wait()
 
-    def append(self, out: BinaryIO, chunk: bytes) -> None:
-        """Write and hash. Raises OSError, and then the disk may hold more than ``size`` tells."""
-        out.write(chunk)
-        out.flush()
-        self.digest.update(chunk)
-        self.size += len(chunk)
 
-    def note(self, version: str) -> None:
-        """Remember the version for the next run."""
-        if version != self.version:
-            self._note.write_text(version, "utf-8")
-
-    def finish(self) -> None:
-        """Make it durable under its own name."""
-        with self.path.open("rb") as stream:
-            os.fsync(stream.fileno())
-        self.path.replace(self.whole)
-
-    def throw_away(self) -> None:
-        """Begin again with nothing."""
-        self.path.write_bytes(b"")
-        self._note.unlink(missing_ok=True)
-        self.size, self.digest, self.overlong = 0, _new_digest(self.file), False
+class _Unranged(Exception):  # noqa: N818 - private
+    """The source sends everything, whatever part it is asked for."""
 
 
 class Fetcher:
-    """Fetches files of one source into one folder."""
+    """Fetches files of one source into one folder, over so many connections in all."""
 
     def __init__(
         self,
@@ -146,110 +99,292 @@ class Fetcher:
         folder: Path,
         progress: Progress,
         pace: Pace,
+        connections: int = 1,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._source = source
-        self._folder = folder
-        self._progress = progress
-        self._pace = pace
-        self._sleep = sleep
+        self.source = source
+        self.folder = folder
+        self.progress = progress
+        self.pace = pace
+        self.connections = connections
+        self.sleep = sleep
 
     async def fetch(self, file: File) -> None:
         """Make the file be there, whole, right and durable. Raises Hopeless or Passing."""
+        part = Part(file, self.folder, self.connections)
         try:
-            await self._fetch(Part(file, self._folder))
+            await in_thread(part.begin)
+            await _Download(part, self).run()
         except OSError as error:
-            raise _disk_problem(error, file.path, self._folder) from error
+            raise _disk_problem(error, file.path, self.folder) from error
+        finally:
+            part.close()
 
-    async def _fetch(self, part: Part) -> None:
-        await self._take_in(part)
-        wrong = 0
+    @property
+    def share(self) -> int:
+        """Return how many connections a file may have now: those of files that are done go to the others."""
+        files_left = self.progress.files_total - self.progress.files_done
+        return max(1, self.connections // max(1, files_left))
+
+
+class _Download:
+    """One file: connections that fetch, beside them the digest and the disk that follow."""
+
+    def __init__(self, part: Part, means: Fetcher) -> None:
+        self._part = part
+        self._means = means
+        self._progress = means.progress
+        self._changed = Pulse()
+        self._hashing = asyncio.Lock()
+        self._lanes: dict[asyncio.Task[None], Lane] = {}
+        self._opened = False
+        """The source has answered: it is known which version all pieces must be of."""
+        self._ranged = True
+        self._ended = False
+        self._unsynced = 0
+
+    async def run(self) -> None:
+        """Fetch until it is right. Raises Hopeless, Passing or OSError."""
+        await self._look()
+        wrong, part = 0, self._part
         while not part.right:
-            from_zero = part.size == 0
-            await self._complete(part)
+            from_zero = not part.there
+            await self._complete()
             if part.right:
                 break
             # Old bytes on our own disk are not the source's fault: they cost no try.
             wrong += from_zero
+            await self._throw_away()
             if wrong == 2:
-                self._throw_away(part)
                 raise Hopeless(
                     Reason.DIGEST_MISMATCH,
                     f"{part.file.path} is not what its digest says, twice: the source holds other bytes than the "
                     "manifest names. Correct the digest, or the file at the source",
                 )
-            self._throw_away(part)
-        await asyncio.to_thread(part.finish)
+        await in_thread(part.finish)
 
-    async def _take_in(self, part: Part) -> None:
-        """Hash what an earlier run left; what cannot be of this file goes."""
-        with part.begin() as stream:
-            while count := await asyncio.to_thread(part.take_in, stream):
-                self._progress.add(count, fetched=False)
-        if not part.right and part.file.size is not None and part.size >= part.file.size:
-            self._throw_away(part)
+    async def _look(self) -> None:
+        """Count what an earlier run left. If that is all there is, hash it: what cannot be of this file goes."""
+        part = self._part
+        self._progress.add(covered(part.there), fetched=False)
+        size = part.file.size
+        if size is None or covered(part.there) >= size:
+            await self._hash_there()
+            if not part.right and size is not None:
+                await self._throw_away()
 
-    async def _complete(self, part: Part) -> None:
+    async def _complete(self) -> None:
         """Fetch until the last byte is there, right or wrong. Raises what stopped it after too many tries."""
-        fruitless, furthest = 0, part.size
+        part = self._part
+        fruitless, furthest = 0, covered(part.there)
+        while True:
+            self._ended = self._opened = False
+            try:
+                await _together(self._fetch_missing(), self._hash_along(), self._sync_along())
+            except _Unranged:
+                self._ranged = False
+                await self._throw_away()
+                continue
+            except Changed:
+                await self._throw_away()
+            else:
+                return
+            problem = Passing(
+                Reason.SOURCE_UNAVAILABLE, f"{part.file.path} changed at the source while it was fetched"
+            )
+            # Further than ever before in this run: a file that starts over again and again does not count.
+            fruitless = 0 if covered(part.there) > furthest else fruitless + 1
+            furthest = max(furthest, covered(part.there))
+            await self._pause(problem, fruitless)
+
+    async def _pause(self, problem: Passing, fruitless: int) -> None:
+        """Wait before the next try, or raise the problem when there were enough."""
+        if fruitless >= FRUITLESS_AT_MOST:
+            raise problem
+        self._progress.retries += 1
+        wait = problem.retry_after_seconds
+        await self._means.sleep(BACKOFF_SECONDS[fruitless] if wait is None else wait)
+
+    async def _fetch_missing(self) -> None:
+        """Keep as many connections at work as this file may have, until nothing is missing."""
+        try:
+            while True:
+                for task in [task for task in self._lanes if task.done()]:
+                    del self._lanes[task]
+                    task.result()
+                while len(self._lanes) < self._share and (lane := self._next_lane()) is not None:
+                    if self._lanes and not self._part.sparse:
+                        await in_thread(self._part.make_sparse)
+                    task = asyncio.create_task(self._run(lane))
+                    task.add_done_callback(lambda _: self._changed.beat())
+                    self._lanes[task] = lane
+                if not self._lanes:
+                    break
+                if not any(task.done() for task in self._lanes):
+                    await self._changed.wait()
+        finally:
+            await _end(self._lanes)
+            self._lanes.clear()
+        self._ended = True
+        self._changed.beat()
+
+    @property
+    def _share(self) -> int:
+        """Return how many connections it may have: one until the source has said which version it sends."""
+        together = self._opened and self._ranged and self._part.file.size is not None
+        return self._means.share if together else 1
+
+    def _next_lane(self) -> Lane | None:
+        part, size = self._part, self._part.file.size
+        at = frontier(part.there)
+        if size is None:
+            return None if self._opened else Lane(at, None)
+        if not self._ranged:
+            return None if at >= size or self._lanes else Lane(at, size)
+        claimed = [(lane.start, lane.end or size) for lane in self._lanes.values()]
+        piece = next_piece(part.there, claimed, size, self._share)
+        return piece and Lane(*piece)
+
+    async def _run(self, lane: Lane) -> None:
+        """Fetch one piece, whatever it takes. Raises what stopped it after too many tries."""
+        part = self._part
+        fruitless, furthest = 0, covered(part.there)
         while True:
             try:
-                if await self._transfer(part):
+                if await self._transfer(lane):
                     return
                 problem = Passing(
                     Reason.SOURCE_UNAVAILABLE,
-                    f"{part.file.path}: the answer ended early, at {part.size:,} bytes",
-                )
-            except Changed:
-                self._throw_away(part)
-                problem = Passing(
-                    Reason.SOURCE_UNAVAILABLE, f"{part.file.path} changed at the source while it was fetched"
+                    f"{part.file.path}: the answer ended early, at {lane.at:,} bytes",
                 )
             except Passing as error:
                 if error.reason is not Reason.SOURCE_UNAVAILABLE:
                     raise
                 problem = error
-            # Further than ever before in this run: a file that starts over again and again does not count.
-            fruitless = 0 if part.size > furthest else fruitless + 1
-            furthest = max(furthest, part.size)
-            if fruitless >= FRUITLESS_AT_MOST:
-                raise problem
-            self._progress.retries += 1
-            wait = problem.retry_after_seconds
-            await self._sleep(BACKOFF_SECONDS[fruitless] if wait is None else wait)
+            # As long as any connection of the file gets on, a refused one may ask again.
+            fruitless = 0 if covered(part.there) > furthest else fruitless + 1
+            furthest = max(furthest, covered(part.there))
+            await self._pause(problem, fruitless)
 
-    async def _transfer(self, part: Part) -> bool:
-        """Append what the source sends; tell whether that was all."""
-        expected = part.file.size
-        async with self._source.open(part.file, part.size, part.version) as transfer:
-            if transfer.offset != part.size:
-                self._throw_away(part)
-            part.note(transfer.version)
-            with part.path.open("ab") as out:
-                unsynced = 0
-                async for chunk in transfer.chunks:
-                    if expected is not None and part.size + len(chunk) > expected:
-                        part.overlong = True
-                        return True
-                    await self._pace.take(len(chunk))
-                    await asyncio.to_thread(part.append, out, chunk)
-                    self._progress.add(len(chunk), fetched=True)
-                    unsynced += len(chunk)
-                    if unsynced >= SYNC_EVERY_BYTES:
-                        await asyncio.to_thread(os.fsync, out.fileno())
-                        self._check_room(part)
-                        unsynced = 0
-            total = expected if expected is not None else transfer.total
-        return total is None or part.size >= total
+    async def _transfer(self, lane: Lane) -> bool:
+        """Write what the source sends; tell whether that was all of the piece."""
+        part = self._part
+        # The last piece is asked for without an end: a source that has more than was announced is noticed.
+        end = None if lane.end == part.file.size else lane.end
+        async with self._means.source.open(part.file, lane.at, part.version, end) as transfer:
+            await self._agree(lane, transfer)
+            try:
+                if transfer.pipe is None:
+                    await self._pour(lane, transfer.chunks)
+                else:
+                    await self._fill(lane, transfer.pipe)
+            finally:
+                await in_thread(partial(part.note, lane))
+            wanted = lane.end if lane.end is not None else transfer.total
+        return wanted is None or lane.at >= wanted
 
-    def _check_room(self, part: Part) -> None:
-        """Stop before the disk is full: a source need not tell how large a file is."""
-        if free_bytes(self._folder) < SPARE_BYTES:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part.path))
+    async def _agree(self, lane: Lane, transfer: Transfer) -> None:
+        """Make sure that what comes fits to what is there. Raises Changed, _Unranged or Passing."""
+        part = self._part
+        other = bool(part.there and part.version and transfer.version and transfer.version != part.version)
+        if transfer.ranged and transfer.offset == lane.at and not other:
+            pass
+        elif transfer.offset != 0:
+            raise Changed(part.file.path)
+        elif len(self._lanes) > 1:
+            raise Changed(part.file.path) if other else _Unranged
+        else:
+            self._ranged = False
+            await self._throw_away()
+            lane.start, lane.end, lane.at, lane.noted = 0, part.file.size, 0, 0
+        await in_thread(partial(part.note_version, transfer.version))
+        self._opened = True
+        self._changed.beat()
 
-    def _throw_away(self, part: Part) -> None:
-        self._progress.take_back(part.size)
-        part.throw_away()
+    async def _fill(self, lane: Lane, pipe: Pipe) -> None:
+        """Let a thread read and write, a turn at a time."""
+        more = True
+        while more:
+            before = lane.at
+            turn = partial(self._part.fill, lane, pipe, self._means.pace.turn_bytes)
+            try:
+                more = await in_thread(turn, pipe.break_off)
+            finally:
+                self._took(lane, before)
+            await self._means.pace.take(lane.at - before)
+
+    async def _pour(self, lane: Lane, chunks: AsyncIterator[bytes]) -> None:
+        """Write chunk by chunk."""
+        async for chunk in chunks:
+            room = len(chunk) if lane.end is None else lane.end - lane.at
+            if len(chunk) > room and lane.end == self._part.file.size:
+                self._part.overlong = True
+                return
+            before = lane.at
+            try:
+                await in_thread(partial(self._part.write, lane, chunk[:room]))
+            finally:
+                self._took(lane, before)
+            await self._means.pace.take(lane.at - before)
+            if len(chunk) > room:
+                return
+
+    def _took(self, lane: Lane, before: int) -> None:
+        if lane.at == before:
+            return
+        self._part.there = joined(self._part.there, (before, lane.at))
+        self._progress.add(lane.at - before, fetched=True)
+        self._unsynced += lane.at - before
+        self._changed.beat()
+
+    async def _hash_along(self) -> None:
+        """Hash what is there without a gap, until all is."""
+        while True:
+            await self._hash_there()
+            if self._ended:
+                return
+            await self._changed.wait()
+
+    async def _hash_there(self) -> None:
+        part = self._part
+        while part.hashed < frontier(part.there):
+            async with self._hashing:
+                end = min(frontier(part.there), part.hashed + HASH_TURN_BYTES)
+                await in_thread(partial(part.hash_to, end))
+
+    async def _sync_along(self) -> None:
+        """Let the disk write while more is coming, and stop before it is full: not every source tells a size."""
+        while not self._ended:
+            if self._unsynced < SYNC_EVERY_BYTES:
+                await self._changed.wait()
+                continue
+            self._unsynced = 0
+            await in_thread(self._part.sync)
+            if free_bytes(self._means.folder) < SPARE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._part.path))
+
+    async def _throw_away(self) -> None:
+        async with self._hashing:
+            self._progress.take_back(covered(self._part.there))
+            await in_thread(self._part.throw_away)
+
+
+async def _together(*works: Coroutine[Any, Any, None]) -> None:
+    """Run all until they end; when one fails, end the others and raise its problem."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except ExceptionGroup as problems:
+        raise problems.exceptions[0] from problems
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their ends."""
+    there = list(tasks)
+    for task in there:
+        task.cancel()
+    await asyncio.gather(*there, return_exceptions=True)
 
 
 def _disk_problem(error: OSError, path: str, folder: Path) -> Passing:
@@ -261,11 +396,3 @@ def _disk_problem(error: OSError, path: str, folder: Path) -> Passing:
     return Passing(
         Reason.DISK_ERROR, f"{path}: {error.strerror}: look at the node's disk and the volume's rights"
     )
-
-
-def _new_digest(file: File) -> Digest:
-    """Return a fresh hash of the kind that the file's digest is of."""
-    if file.sha256 is not None:
-        return hashlib.sha256()
-    # Git hashes a header with the size first.
-    return hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -37,6 +38,10 @@ LAST_WORDS_LIMIT_BYTES = 4000
 """The kubelet cuts at 4096 bytes, and half a JSON says nothing."""
 LIST_BACKOFF_SECONDS = (0.5, 1.0, 3.0, 10.0)
 SIZES_AT_ONCE = 8
+THREADS_EACH = 3
+"""Per connection: one that reads and writes, one that hashes, one that syncs."""
+THREADS_BESIDE = 16
+"""For names, lists, sizes and publishing."""
 
 
 def main() -> None:
@@ -95,6 +100,8 @@ async def warm(config: Config, progress: Progress, held: ExitStack) -> Manifest:
     there = _pinned_and_published(config)
     if there is not None:
         return _done(there, progress)
+    threads = ThreadPoolExecutor(THREADS_EACH * config.parallelism + THREADS_BESIDE)
+    asyncio.get_running_loop().set_default_executor(threads)
     web = Web(config.token)
     try:
         source = source_for(config, web)
@@ -205,7 +212,8 @@ async def _fetch_and_publish(
         "fetching", files=len(manifest.files), bytes=manifest.total_bytes, revision=manifest.revision or None
     )
     progress.state = "Fetching"
-    fetcher = Fetcher(source, partial, progress, Pace(config.max_bytes_per_second))
+    pace = Pace(config.max_bytes_per_second)
+    fetcher = Fetcher(source, partial, progress, pace, config.parallelism)
     await _fetch_all(fetcher, manifest, progress, config.parallelism)
     progress.state = "Verifying"
     sizes = tuple(replace(file, size=(partial / file.path).stat().st_size) for file in manifest.files)

@@ -95,7 +95,7 @@ def check_space(partial: Path, manifest: Manifest) -> None:
     needed = SPARE_BYTES
     for file in manifest.files:
         there = (partial / file.path, partial / f"{file.path}{PART_SUFFIX}")
-        have = sum(path.stat().st_size for path in there if path.is_file())
+        have = sum(_bytes_on_disk(path) for path in there if path.is_file())
         needed += max(0, (file.size or 0) - have)
     free = free_bytes(partial)
     if needed > free:
@@ -103,6 +103,12 @@ def check_space(partial: Path, manifest: Manifest) -> None:
             Reason.DISK_FULL,
             f"the node's disk has {free:,} bytes free, {needed:,} are needed: free space or take another node",
         )
+
+
+def _bytes_on_disk(path: Path) -> int:
+    """Return what a file takes up: one that is being fetched has holes."""
+    stat = path.stat()
+    return min(stat.st_size, stat.st_blocks * 512)
 
 
 def free_bytes(folder: Path) -> int:

@@ -2,11 +2,12 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from preheat_warmer.errors import Changed, Hopeless, Passing, Reason, WarmerError
 from preheat_warmer.fetch import Fetcher, Pace
 from preheat_warmer.manifest import File, Manifest
+from preheat_warmer.part import Lane, Part
 from preheat_warmer.progress import Progress
 from preheat_warmer.sources.base import Transfer
 
@@ -37,7 +39,9 @@ class FakeSource:
         return None
 
     @asynccontextmanager
-    async def open(self, file: File, offset: int, version: str) -> AsyncIterator[Transfer]:
+    async def open(
+        self, file: File, offset: int, version: str, end: int | None = None
+    ) -> AsyncIterator[Transfer]:
         how = self.script[self.tries] if self.tries < len(self.script) else "well"
         self.tries += 1
         if how == "down":
@@ -51,6 +55,8 @@ class FakeSource:
         if how == "too much":
             body += b"more"
         total = len(self.content) if self.tells_total else None
+        if how not in {"ignores range", "ignores end"}:
+            body = body[:end]
         yield Transfer(start, self.version, total, self._chunks(body[start:], how))
 
     async def _chunks(self, body: bytes, how: str) -> AsyncIterator[bytes]:
@@ -79,19 +85,42 @@ def run(work: Coroutine[None, None, None]) -> None:
         loop.close()
 
 
-def fetch(source: FakeSource, folder: Path, file: File, progress: Progress | None = None) -> list[float]:
+def fetch(
+    source: FakeSource, folder: Path, file: File, progress: Progress | None = None, connections: int = 1
+) -> list[float]:
     """Fetch; return how long it would have waited."""
     waited: list[float] = []
 
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    fetcher = Fetcher(source, folder, progress or Progress(), Pace(None), sleep)
+    fetcher = Fetcher(source, folder, progress or Progress(), Pace(None), connections, sleep)
     run(fetcher.fetch(file))
     return waited
 
 
-HOWS = ["well", "down", "cut", "cut loudly", "wrong", "too much", "ignores range", "new version"]
+HOWS = [
+    "well",
+    "down",
+    "cut",
+    "cut loudly",
+    "wrong",
+    "too much",
+    "ignores range",
+    "ignores end",
+    "new version",
+]
+
+
+@contextmanager
+def small_pieces() -> Iterator[None]:
+    """Let a file of 4 KiB be fetched as one of gigabytes is: in pieces, over several connections."""
+    with (
+        patch("preheat_warmer.spans.PIECE_BYTES_LEAST", 256),
+        patch("preheat_warmer.spans.PIECE_BYTES_MOST", 600),
+        patch("preheat_warmer.part.NOTE_BYTES_LEAST", 64),
+    ):
+        yield
 
 
 @settings(max_examples=150, deadline=None)
@@ -103,19 +132,20 @@ HOWS = ["well", "down", "cut", "cut loudly", "wrong", "too much", "ignores range
     size=st.booleans(),
     git=st.booleans(),
     finished=st.booleans(),
+    connections=st.sampled_from([1, 1, 3, 8]),
 )
 def test_a_file_is_right_or_the_run_fails_in_words(
-    script: list[str], left: bytes | None, size: bool, git: bool, finished: bool
+    script: list[str], left: bytes | None, size: bool, git: bool, finished: bool, connections: int
 ) -> None:
     source, progress, file = FakeSource(script=script), Progress(), a_file(size=size, git=git)
-    with TemporaryDirectory() as name:
+    with TemporaryDirectory() as name, small_pieces() if connections > 1 else nullcontext():
         path, part = Path(name, "d/a"), Path(name, "d/a.part")
         if left is not None:
             path.parent.mkdir()
             (path if finished else part).write_bytes(left)
         problem = None
         try:
-            fetch(source, Path(name), file, progress)
+            fetch(source, Path(name), file, progress, connections)
         except WarmerError as error:
             problem = error
         if problem is None:
@@ -146,7 +176,9 @@ class _Restless(FakeSource):
     """Comes half-way each time, and begins at the start each time."""
 
     @asynccontextmanager
-    async def open(self, file: File, offset: int, version: str) -> AsyncIterator[Transfer]:
+    async def open(
+        self, file: File, offset: int, version: str, end: int | None = None
+    ) -> AsyncIterator[Transfer]:
         self.tries += 1
         if offset and "new version" in self.script:
             raise Changed(file.path)
@@ -161,7 +193,7 @@ def test_five_tries_without_a_byte_and_the_pauses_grow(tmp_path: Path) -> None:
         waited.append(seconds)
 
     with pytest.raises(Passing):
-        run(Fetcher(source, tmp_path, Progress(), Pace(None), sleep).fetch(a_file()))
+        run(Fetcher(source, tmp_path, Progress(), Pace(None), 1, sleep).fetch(a_file()))
     assert source.tries == 5
     assert waited == sorted(waited)
     assert len(waited) == 4
@@ -176,11 +208,13 @@ def test_progress_starts_the_count_anew(tmp_path: Path) -> None:
 def test_the_peer_s_wish_to_wait_is_heeded(tmp_path: Path) -> None:
     class Busy(FakeSource):
         @asynccontextmanager
-        async def open(self, file: File, offset: int, version: str) -> AsyncIterator[Transfer]:
+        async def open(
+            self, file: File, offset: int, version: str, end: int | None = None
+        ) -> AsyncIterator[Transfer]:
             if self.tries == 0:
                 self.tries += 1
                 raise Passing(Reason.SOURCE_UNAVAILABLE, "429", 77.0)
-            async with super().open(file, offset, version) as transfer:
+            async with super().open(file, offset, version, end) as transfer:
                 yield transfer
 
     assert fetch(Busy(), tmp_path, a_file()) == [77.0]
@@ -214,6 +248,76 @@ def test_wrong_twice_is_final_and_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "d/a").exists()
 
 
+def test_pieces_come_side_by_side_of_one_version_and_each_byte_once(tmp_path: Path) -> None:
+    class Counting(FakeSource):
+        now = most = sent = 0
+
+        @asynccontextmanager
+        async def open(
+            self, file: File, offset: int, version: str, end: int | None = None
+        ) -> AsyncIterator[Transfer]:
+            assert (version == "1") == (self.tries > 0), "a piece was asked for before the version was known"
+            self.now += 1
+            self.most = max(self.most, self.now)
+            self.sent += (end or len(self.content)) - offset
+            async with super().open(file, offset, version, end) as transfer:
+                await asyncio.sleep(0)
+                yield transfer
+            self.now -= 1
+
+    source, progress = Counting(), Progress()
+    with small_pieces():
+        fetch(source, tmp_path, a_file(), progress, connections=4)
+    assert source.most == 4
+    assert source.sent == progress.bytes_fetched == progress.bytes_done == len(CONTENT)
+    assert (tmp_path / "d/a").read_bytes() == CONTENT
+
+
+def test_while_other_files_are_left_each_has_its_share() -> None:
+    progress = Progress()
+    fetcher = Fetcher(FakeSource(), Path(), progress, Pace(None), 8)
+    shares = []
+    progress.files_total = 10
+    for progress.files_done in (0, 3, 6, 7, 8, 9):
+        shares.append(fetcher.share)
+    assert shares == [1, 1, 2, 2, 4, 8]
+
+
+def test_pieces_that_were_there_are_not_fetched_again(tmp_path: Path) -> None:
+    """Killed with holes in the file: what fills them comes, and nothing else."""
+    part = Part(a_file(), tmp_path, 4)
+    part.begin()
+    part.make_sparse()
+    for start, end in ((0, 500), (1000, 2000), (3000, 4096)):
+        lane = Lane(start, end)
+        part.write(lane, CONTENT[start:end])
+        part.note(lane)
+    part.close()
+    progress = Progress()
+    with small_pieces():
+        fetch(FakeSource(), tmp_path, a_file(), progress, connections=4)
+    assert progress.bytes_fetched == 500 + 1000
+    assert (tmp_path / "d/a").read_bytes() == CONTENT
+
+
+def test_what_lies_behind_the_hashed_bytes_is_not_published(tmp_path: Path) -> None:
+    """Holes were left by a run that knew the size; this one does not know it."""
+    longer = File("d/a", 2 * len(CONTENT), hashlib.sha256(CONTENT * 2).hexdigest())
+    part = Part(longer, tmp_path, 4)
+    part.begin()
+    part.make_sparse()
+    part.close()
+    fetch(FakeSource(tells_total=False), tmp_path, a_file(size=False))
+    assert (tmp_path / "d/a").read_bytes() == CONTENT
+
+
+def test_a_source_without_ranges_is_left_to_one_connection(tmp_path: Path) -> None:
+    source, progress = FakeSource(script=["ignores range"] * 100), Progress()
+    with small_pieces():
+        fetch(source, tmp_path, a_file(), progress, connections=4)
+    assert (tmp_path / "d/a").read_bytes() == CONTENT
+
+
 def test_a_file_of_a_size_nobody_tells(tmp_path: Path) -> None:
     source = FakeSource(tells_total=False)
     fetch(source, tmp_path, a_file(size=False))
@@ -229,7 +333,7 @@ def test_the_kernel_s_refusal_is_put_into_words(
     def refuse(*_: object) -> None:
         raise OSError(code, "no")
 
-    monkeypatch.setattr("preheat_warmer.fetch.Part.append", refuse)
+    monkeypatch.setattr("preheat_warmer.fetch.Part.write", refuse)
     source = FakeSource()
     with pytest.raises(Passing) as caught:
         fetch(source, tmp_path, a_file())

@@ -8,6 +8,17 @@ from typing import Protocol
 from preheat_warmer.manifest import File, Manifest
 
 
+class Pipe(Protocol):
+    """Bytes for a thread that reads and writes them without the event loop in between."""
+
+    def read(self, limit: int) -> bytes:
+        """Wait for bytes; return some, at most so many, and none at the end. Errors as ``chunks``."""
+        ...
+
+    def break_off(self) -> None:
+        """End a read that another thread waits in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Transfer:
     """Bytes on their way. ``offset`` is where they really begin: a source may not be able to resume."""
@@ -18,6 +29,10 @@ class Transfer:
     total: int | None
     """Bytes of the whole file, None when the source does not tell."""
     chunks: AsyncIterator[bytes]
+    ranged: bool = True
+    """False: the source sends everything, whatever part it is asked for."""
+    pipe: Pipe | None = None
+    """The same bytes as ``chunks``, where the source has a faster way; only one of the two is read."""
 
 
 class Source(Protocol):
@@ -31,6 +46,11 @@ class Source(Protocol):
         """Return the bytes of a file without fetching it, None when the source does not tell."""
         ...
 
-    def open(self, file: File, offset: int, version: str) -> AbstractAsyncContextManager[Transfer]:
-        """Read a file from an offset on. Raises Changed when it is not ``version`` any more."""
+    def open(
+        self, file: File, offset: int, version: str, end: int | None = None
+    ) -> AbstractAsyncContextManager[Transfer]:
+        """Read a file from an offset on, to its end or up to ``end`` (excluded); more may come.
+
+        Several parts of a file may be open at once. Raises Changed when it is not ``version`` any more.
+        """
         ...

@@ -39,8 +39,10 @@ class ClaimSource:
         return (await asyncio.to_thread(self._find, file)).stat().st_size
 
     @asynccontextmanager
-    async def open(self, file: File, offset: int, version: str) -> AsyncIterator[Transfer]:
-        """Read a file. One that leads out of the volume is refused."""
+    async def open(
+        self, file: File, offset: int, version: str, end: int | None = None
+    ) -> AsyncIterator[Transfer]:
+        """Read a file from an offset on, whatever the end: a read costs nothing that was not asked for. One that leads out of the volume is refused."""
         path = await asyncio.to_thread(self._find, file)
         try:
             stream = path.open("rb")
@@ -49,10 +51,11 @@ class ClaimSource:
         with stream:
             stat = path.stat()
             current = f"{stat.st_mtime_ns}-{stat.st_size}"
-            if offset and version and version != current:
+            if version and version != current and (offset or end is not None):
                 raise Changed(str(path))
             stream.seek(offset)
-            yield Transfer(offset, current, stat.st_size, _chunks(stream, file))
+            pipe = _Pipe(stream, file)
+            yield Transfer(offset, current, stat.st_size, _chunks(pipe), pipe=pipe)
 
     def _find(self, file: File) -> Path:
         try:
@@ -76,14 +79,26 @@ class ClaimSource:
         return str(self._folder.relative_to(self._mount))
 
 
-async def _chunks(stream: BinaryIO, file: File) -> AsyncIterator[bytes]:
-    while True:
+class _Pipe:
+    """A file of the volume, read by a thread."""
+
+    def __init__(self, stream: BinaryIO, file: File) -> None:
+        self._stream = stream
+        self._file = file
+
+    def read(self, limit: int) -> bytes:
+        """Return the next bytes, none at the end."""
         try:
-            chunk = await asyncio.to_thread(stream.read, CHUNK_BYTES)
+            return self._stream.read(limit)
         except OSError as error:
-            raise Passing(Reason.SOURCE_UNAVAILABLE, f"{file.path}: {error.strerror}") from error
-        if not chunk:
-            return
+            raise Passing(Reason.SOURCE_UNAVAILABLE, f"{self._file.path}: {error.strerror}") from error
+
+    def break_off(self) -> None:
+        """Do nothing: a disk answers, or nobody can help it."""
+
+
+async def _chunks(pipe: _Pipe) -> AsyncIterator[bytes]:
+    while chunk := await asyncio.to_thread(pipe.read, CHUNK_BYTES):
         yield chunk
 
 

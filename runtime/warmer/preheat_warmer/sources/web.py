@@ -6,18 +6,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
+from urllib.request import getproxies
 
 import httpx
 
 from preheat_warmer.errors import Changed, Hopeless, Passing, Reason
 from preheat_warmer.manifest import SUMS, File, Manifest, checked_path, is_sha256, parse_sums
 from preheat_warmer.sources.base import Transfer
+from preheat_warmer.sources.direct import CONNECT_SECONDS, READ_SECONDS, Direct
 from preheat_warmer.sources.fence import check_address, check_peer
 
 REDIRECTS_AT_MOST = 5
 LIST_LIMIT_BYTES = 16_000_000
 CHUNK_BYTES = 256 << 10
-"""What a kill can lose of each file: bytes that came and are not written yet."""
+"""Where bytes come in chunks: what a kill can lose of each connection."""
 RETRY_AFTER_LIMIT_SECONDS = 300.0
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)", re.ASCII)
 
@@ -30,9 +32,10 @@ class Web:
 
     def __init__(self, token: str | None, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._token = token
+        proxied = not {"http", "https", "all"}.isdisjoint(getproxies())
         self._http = httpx.AsyncClient(
-            transport=transport,
-            timeout=httpx.Timeout(30.0, connect=10.0, pool=None),
+            transport=transport or (None if proxied else Direct()),
+            timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, pool=None),
             follow_redirects=False,
             limits=httpx.Limits(max_connections=64),
             headers={"User-Agent": "preheat-warmer", "Accept-Encoding": "identity"},
@@ -90,28 +93,32 @@ class Web:
         raise Hopeless(Reason.NOT_FOUND, f"{shown(url)}: more than {REDIRECTS_AT_MOST} redirects")
 
     @asynccontextmanager
-    async def file(self, url: str, offset: int, version: str) -> AsyncIterator[Transfer]:
-        """Read a file from an offset on, by Range; from the start where the server knows no ranges."""
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
-        if offset and version and not version.startswith("W/"):
+    async def file(
+        self, url: str, offset: int, version: str, end: int | None = None
+    ) -> AsyncIterator[Transfer]:
+        """Read a part of a file, by Range; all of it where the server knows no ranges."""
+        part = offset > 0 or end is not None
+        headers = {"Range": f"bytes={offset}-{'' if end is None else end - 1}"} if part else {}
+        if part and version and not version.startswith("W/"):
             headers["If-Range"] = version
         async with self.stream(url, headers) as answer:
             current = answer.headers.get("etag", "")
+            pipe = answer.extensions.get("pipe")
             if answer.status_code != 206:
-                yield Transfer(0, current, _content_length(answer), _chunks(answer))
+                yield Transfer(0, current, _content_length(answer), _chunks(answer), not part, pipe)
                 return
             if version and current and current != version:
                 raise Changed(url)
             start, total = _content_range(answer, offset)
             length = _content_length(answer)
-            if total is None and length is not None:
+            if total is None and length is not None and end is None:
                 total = start + length
             if start != offset:
                 raise Passing(
                     Reason.SOURCE_UNAVAILABLE,
                     f"{shown(url)}: asked for bytes from {offset} on, the answer begins at {start}",
                 )
-            yield Transfer(start, current, total, _chunks(answer))
+            yield Transfer(start, current, total, _chunks(answer), pipe=pipe)
 
 
 class WebSource:
@@ -137,9 +144,11 @@ class WebSource:
         return await self._web.size(self._url(file.path))
 
     @asynccontextmanager
-    async def open(self, file: File, offset: int, version: str) -> AsyncIterator[Transfer]:
+    async def open(
+        self, file: File, offset: int, version: str, end: int | None = None
+    ) -> AsyncIterator[Transfer]:
         """Read a file below the folder, or the one file."""
-        async with self._web.file(self._url(file.path), offset, version) as transfer:
+        async with self._web.file(self._url(file.path), offset, version, end) as transfer:
             yield transfer
 
     def _url(self, path: str) -> str:

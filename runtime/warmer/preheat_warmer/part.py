@@ -1,0 +1,245 @@
+"""One file on its way to the disk: its bytes, a note of which are there, and their digest.
+
+``.partial/PATH.part`` holds the bytes, each at its place. As long as one connection writes from the start on, its
+length says how much is there. From the second connection on it has its final size, with holes, and
+``.partial/.preheat-parts/DIGEST-OF-PATH`` says which spans are there. That note only ever grows by whole
+lines, each written after the bytes that it tells of: a kill at any byte loses what was not noted yet. The note
+is a hint and no proof: every byte is read back for the digest.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from preheat_warmer.manifest import PART_SUFFIX, File
+from preheat_warmer.publish import NOTES
+from preheat_warmer.sources.base import Pipe
+from preheat_warmer.spans import Span, covered, joined
+
+READ_BYTES = 256 << 10
+HASH_BYTES = 1 << 20
+TURN_SECONDS = 0.1
+"""How long a thread works before it reports: progress, speed limit and SIGTERM wait for that."""
+NOTE_BYTES_LEAST = 64 << 10
+NOTE_BYTES_MOST = 1 << 20
+LOSS = 400
+"""A kill loses at most one part in so many of a file, all connections together; see note_bytes."""
+
+
+class Digest(Protocol):
+    """What hashlib's objects can do."""
+
+    def update(self, data: memoryview, /) -> None:
+        """Take in bytes."""
+
+    def hexdigest(self) -> str:
+        """Return the digest so far."""
+        ...
+
+
+@dataclass(slots=True)
+class Lane:
+    """A span that one connection fetches. ``end`` is None when nobody knows how long the file is.
+
+    A thread moves ``at``; what the event loop knows of, and nobody else may fetch, is the whole span.
+    """
+
+    start: int
+    end: int | None
+    at: int = 0
+    noted: int = 0
+
+    def __post_init__(self) -> None:
+        self.at = self.noted = self.start
+
+
+def note_bytes(size: int | None, connections: int) -> int:
+    """Return after how many bytes of a connection a line is noted: what a kill may lose of each."""
+    each = (size or 0) // (LOSS * connections)
+    return min(max(each, NOTE_BYTES_LEAST), NOTE_BYTES_MOST)
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What a note says. ``sparse``: the spans are what is there; else the file's length is."""
+
+    version: str
+    sparse: bool
+    spans: tuple[Span, ...]
+
+
+def parse_note(text: str) -> Noted:
+    """Return what a note says, however it was cut off; of an unreadable one nothing is believed."""
+    head, *lines = text.split("\n")[:-1] or [""]  # what follows the last line's end was not written whole
+    try:
+        found = json.loads(head)
+        spans = [(int(start), int(end)) for start, end in (line.split() for line in lines)]
+        return Noted(str(found["version"]), bool(found["sparse"]), joined(spans))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return Noted("", sparse=False, spans=())
+
+
+class Part:
+    """The state of one file. Blocking: for threads, one at a time but for ``fill``, ``write`` and ``sync``."""
+
+    def __init__(self, file: File, folder: Path, connections: int) -> None:
+        self.file = file
+        self.whole = folder / file.path
+        self.path = folder / f"{file.path}{PART_SUFFIX}"
+        self._note = folder / NOTES / hashlib.sha256(file.path.encode()).hexdigest()
+        self._note_bytes = note_bytes(file.size, connections)
+        self._fd = self._note_fd = -1
+        self._noting = threading.Lock()
+        self._buffer = memoryview(bytearray(HASH_BYTES))
+        self._digest = _new_digest(file)
+        self.there: tuple[Span, ...] = ()
+        """What is on the disk; kept by the event loop."""
+        self.hashed = 0
+        self.overlong = False
+        self.sparse = False
+        self.version = ""
+        """What the source called the version that the bytes are of; empty when it said nothing."""
+
+    @property
+    def right(self) -> bool:
+        """Tell whether it is whole and what its digest says."""
+        return (
+            not self.overlong
+            and covered(self.there) == self.hashed
+            and self.file.size in {None, self.hashed}
+            and self._digest.hexdigest() == (self.file.sha256 or self.file.git_sha1)
+        )
+
+    def begin(self) -> None:
+        """Open what an earlier run left, and see how much of it there is."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._note.parent.mkdir(parents=True, exist_ok=True)
+        if self.whole.exists():
+            self.whole.replace(self.path)  # it was right for an earlier list of files
+            self._note.unlink(missing_ok=True)
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        length = os.fstat(self._fd).st_size
+        try:
+            noted = parse_note(self._note.read_text("utf-8"))
+        except (OSError, ValueError):
+            noted = Noted("", sparse=False, spans=())
+        self.version, self.sparse = noted.version, noted.sparse
+        self.there = joined([(0, length)])
+        if self.sparse:
+            end = min(length, self.file.size or 0)
+            self.there = joined((start, min(stop, end)) for start, stop in noted.spans)
+            self._rewrite_note()
+
+    def fill(self, lane: Lane, pipe: Pipe, limit: int) -> bool:
+        """Write what a pipe gives, for a turn. Tell whether there may be more to come.
+
+        Raises OSError, and what the pipe raises; ``lane.at`` then says how far it came all the same.
+        """
+        until = time.monotonic() + TURN_SECONDS
+        last = lane.at + limit
+        while lane.at < last and time.monotonic() < until:
+            room = READ_BYTES if lane.end is None else lane.end - lane.at
+            if room == 0:
+                self.overlong |= lane.end == self.file.size and pipe.read(1) != b""
+                return False
+            piece = pipe.read(min(READ_BYTES, room))
+            if not piece:
+                return False
+            self.write(lane, piece)
+        return True
+
+    def write(self, lane: Lane, chunk: bytes) -> None:
+        """Put bytes at their place. Raises OSError; ``lane.at`` then says how far it came."""
+        left = memoryview(chunk)
+        while left:
+            count = os.pwrite(self._fd, left, lane.at)
+            lane.at += count
+            left = left[count:]
+        if lane.at - lane.noted >= self._note_bytes:
+            self.note(lane)
+
+    def note(self, lane: Lane) -> None:
+        """Remember what a connection has brought."""
+        with self._noting:
+            if self.sparse and lane.at > lane.noted:
+                os.write(self._note_fd, f"{lane.noted} {lane.at}\n".encode())
+                lane.noted = lane.at
+
+    def note_version(self, version: str) -> None:
+        """Remember which version it is."""
+        with self._noting:
+            if version and version != self.version:
+                self.version = version
+                self._rewrite_note()
+
+    def make_sparse(self) -> None:
+        """Give it its final size: from now on the note says what is there."""
+        with self._noting:  # the first connection is at work
+            self.sparse = True
+            self._rewrite_note()
+        os.ftruncate(self._fd, self.file.size or 0)
+
+    def hash_to(self, end: int) -> None:
+        """Read back and hash up to there: what is hashed is what the disk gives, at the price of a copy."""
+        while self.hashed < end:
+            room = min(HASH_BYTES, end - self.hashed)
+            count = os.preadv(self._fd, [self._buffer[:room]], self.hashed)
+            if count == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(self.path))
+            self._digest.update(self._buffer[:count])
+            self.hashed += count
+
+    def sync(self) -> None:
+        """Make durable what is written."""
+        os.fdatasync(self._fd)
+
+    def finish(self) -> None:
+        """Make it durable under its own name: the bytes that were hashed, and no others behind them."""
+        os.ftruncate(self._fd, self.hashed)
+        os.fsync(self._fd)
+        self.path.replace(self.whole)
+        self._note.unlink(missing_ok=True)
+
+    def throw_away(self) -> None:
+        """Begin again with nothing."""
+        os.ftruncate(self._fd, 0)
+        self._close_note()
+        self._note.unlink(missing_ok=True)
+        self.there, self.hashed, self._digest = (), 0, _new_digest(self.file)
+        self.overlong, self.sparse, self.version = False, False, ""
+
+    def close(self) -> None:
+        """Let go of it; what is there stays."""
+        self._close_note()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _rewrite_note(self) -> None:
+        """Write the note anew, in one step, as short as can be."""
+        head = json.dumps({"version": self.version, "sparse": self.sparse})
+        spans = [f"{start} {end}" for start, end in self.there] if self.sparse else []
+        fresh = self._note.with_suffix(".new")
+        fresh.write_text("\n".join([head, *spans, ""]), "utf-8")
+        self._close_note()
+        fresh.replace(self._note)
+        self._note_fd = os.open(self._note, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+
+    def _close_note(self) -> None:
+        if self._note_fd >= 0:
+            os.close(self._note_fd)
+            self._note_fd = -1
+
+
+def _new_digest(file: File) -> Digest:
+    """Return a fresh hash of the kind that the file's digest is of."""
+    if file.sha256 is not None:
+        return hashlib.sha256()
+    # Git hashes a header with the size first.
+    return hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)

@@ -1,0 +1,210 @@
+"""HTTP/1.1 straight from the socket, in threads: the transport below httpx.
+
+httpx's own transport parses every piece of a body in Python: 0.7 GB/s on a core, with the core full. Python's
+http.client reads a body with one call per megabyte: 3.5 GB/s (docs/decisions/0012). Redirects, tokens
+and errors stay with httpx and ``web.py``. Nothing is known here of proxies.
+"""
+
+import http.client
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+import httpx
+from typing_extensions import override
+
+from preheat_warmer.threads import in_thread
+
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 30.0
+IDLE_AT_MOST = 64
+"""Connections that are kept open for the next request."""
+CHUNK_BYTES = 256 << 10
+
+_Key = tuple[str, str, int]
+
+
+class _Stale(Exception):  # noqa: N818 - private
+    """A kept connection had been closed by the server: ask again on another."""
+
+
+class Direct(httpx.AsyncBaseTransport):
+    """Connections are kept and used again. Everything but reads and writes happens on the event loop."""
+
+    def __init__(self) -> None:
+        self._idle: list[_Connection] = []
+        self._context: ssl.SSLContext | None = None
+
+    @override
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        key = _key(request.url)
+        while (kept := self._kept(key)) is not None:
+            with suppress(_Stale):
+                return await self._ask(kept, request)
+        return await self._ask(_Connection(key, self._tls(key)), request)
+
+    async def _ask(self, connection: "_Connection", request: httpx.Request) -> httpx.Response:
+        try:
+            answer = await in_thread(lambda: connection.ask(request), connection.break_off)
+        except BaseException:
+            connection.close()
+            raise
+        body = Body(answer, connection.break_off, lambda: self._done(connection, body))
+        return httpx.Response(
+            answer.status,
+            headers=[
+                (name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.getheaders()
+            ],
+            stream=body,
+            extensions={
+                "network_stream": connection,
+                "pipe": body,
+                "reason_phrase": answer.reason.encode("latin-1"),
+            },
+        )
+
+    def _kept(self, key: _Key) -> "_Connection | None":
+        for place, connection in enumerate(self._idle):
+            if connection.key == key:
+                return self._idle.pop(place)
+        return None
+
+    def _tls(self, key: _Key) -> ssl.SSLContext | None:
+        if key[0] != "https":
+            return None
+        if self._context is None:
+            self._context = httpx.create_ssl_context()
+        return self._context
+
+    def _done(self, connection: "_Connection", body: "Body") -> None:
+        """Keep a connection whose answer was read to its end, close any other."""
+        if body.end() and len(self._idle) < IDLE_AT_MOST:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    @override
+    async def aclose(self) -> None:
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+
+class _Connection:
+    """One connection; a thread at a time uses it."""
+
+    def __init__(self, key: _Key, context: ssl.SSLContext | None) -> None:
+        self.key = key
+        _, host, port = key
+        self._http = (
+            http.client.HTTPConnection(host, port, timeout=CONNECT_SECONDS)
+            if context is None
+            else http.client.HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=context)
+        )
+        self._socket: socket.socket | None = None
+        self._broken_off = False
+        self._peer: Any = None
+
+    def ask(self, request: httpx.Request) -> http.client.HTTPResponse:
+        """Send a request without a body; return the answer's head. Raises _Stale or what httpx raises."""
+        kept = self._socket is not None
+        self._connect()
+        try:
+            self._http.putrequest(
+                request.method,
+                request.url.raw_path.decode("ascii"),
+                skip_host=True,
+                skip_accept_encoding=True,
+            )
+            for name, value in request.headers.raw:
+                self._http.putheader(name, value)
+            self._http.endheaders()
+            return self._http.getresponse()
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if kept and isinstance(error, ConnectionError):
+                raise _Stale from error
+            raise _in_terms_of_httpx(error) from error
+
+    def _connect(self) -> None:
+        if self._socket is not None:
+            return
+        try:
+            self._http.connect()
+            self._socket = self._http.sock
+            self._socket.settimeout(READ_SECONDS)
+            self._peer = self._socket.getpeername()
+            if self._broken_off:  # before there was a socket to break off
+                self.break_off()
+        except TimeoutError as error:
+            raise httpx.ConnectTimeout("no connection in time") from error
+        except (OSError, UnicodeError) as error:
+            raise httpx.ConnectError(str(error)) from error
+
+    def get_extra_info(self, name: str) -> Any:
+        """Tell whom it leads to, as httpx's own connections do."""
+        return self._peer if name == "server_addr" else None
+
+    def break_off(self) -> None:
+        """End what another thread waits for."""
+        self._broken_off = True
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._http.close()
+
+
+class Body(httpx.AsyncByteStream):
+    """A body: for the event loop by chunks, or for a thread that calls ``read`` (a Pipe)."""
+
+    def __init__(
+        self, answer: http.client.HTTPResponse, break_off: Callable[[], None], done: Callable[[], None]
+    ) -> None:
+        self._answer = answer
+        self._done = done
+        self._broken = False
+        self.break_off = break_off
+
+    def read(self, limit: int) -> bytes:
+        """Wait for bytes; return some, and none at the end. Raises what httpx raises."""
+        try:
+            piece = self._answer.read1(limit)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._broken = True
+            raise _in_terms_of_httpx(error) from error
+        if not piece and self._answer.length:
+            self._broken = True
+            raise httpx.RemoteProtocolError(f"the connection ended {self._answer.length:,} bytes early")
+        return piece
+
+    def end(self) -> bool:
+        """Let go of the answer; tell whether the connection can be used again: nothing of it is left there."""
+        whole = self._answer.length == 0 or (self._answer.chunked and self._answer.isclosed())
+        self._answer.close()
+        return bool(whole and not self._broken and not self._answer.will_close)
+
+    @override
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while piece := await in_thread(lambda: self.read(CHUNK_BYTES), self.break_off):
+            yield piece
+
+    @override
+    async def aclose(self) -> None:
+        self._done()
+
+
+def _key(url: httpx.URL) -> _Key:
+    port = url.port or (443 if url.scheme == "https" else 80)
+    return url.scheme, url.raw_host.decode("ascii").strip("[]"), port
+
+
+def _in_terms_of_httpx(error: Exception) -> httpx.TransportError:
+    if isinstance(error, TimeoutError):
+        return httpx.ReadTimeout("nothing came in time")
+    if isinstance(error, OSError):
+        return httpx.ReadError(str(error))
+    return httpx.RemoteProtocolError(f"{type(error).__name__} {error}".rstrip())

@@ -1,0 +1,120 @@
+"""What is noted of a file is on the disk, however the process ended; and the note is no proof."""
+
+import hashlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from preheat_warmer.manifest import File
+from preheat_warmer.part import Lane, Noted, Part, note_bytes, parse_note
+from preheat_warmer.publish import NOTES
+from preheat_warmer.spans import covered, joined
+
+CONTENT = bytes(range(256)) * 16
+SIZE = len(CONTENT)
+FILE = File("d/a", SIZE, hashlib.sha256(CONTENT).hexdigest())
+
+
+def a_part(folder: Path) -> Part:
+    part = Part(FILE, folder, 1)
+    part._note_bytes = 64  # every so many bytes a line
+    part.begin()
+    return part
+
+
+def note_of(folder: Path) -> Path:
+    return folder / NOTES / hashlib.sha256(b"d/a").hexdigest()
+
+
+STEPS = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 300)), max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=STEPS, cut=st.integers(0, 400), version=st.text(max_size=5))
+def test_after_a_kill_at_any_byte_only_right_bytes_are_believed(
+    steps: list[tuple[int, int]], cut: int, version: str
+) -> None:
+    """Three connections write; then the process is gone, and the end of the note with it."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        part = a_part(folder)
+        part.note_version(version)
+        part.make_sparse()
+        head = note_of(folder).stat().st_size
+        lanes = [Lane(at, at + 1300) for at in (0, 1365, 2730)]
+        written = 0
+        for which, count in steps:
+            lane = lanes[which]
+            chunk = CONTENT[lane.at : min(lane.at + count, lane.end or 0)]
+            part.write(lane, chunk)
+            written += len(chunk)
+        part.close()
+        note = note_of(folder).read_bytes()
+        note_of(folder).write_bytes(note[: max(head, len(note) - cut)])
+        again = a_part(folder)
+        content = again.path.read_bytes()
+        assert all(content[start:end] == CONTENT[start:end] for start, end in again.there)
+        assert again.version == version
+        if cut == 0:
+            assert written - covered(again.there) <= 3 * 64
+        again.close()
+
+
+@given(st.integers(0, 10**4), st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 10**4)), max_size=5))
+def test_a_note_that_was_cut_off_says_less_and_nothing_else(cut: int, spans: list[tuple[int, int]]) -> None:
+    lines = "".join(f"{start} {end}\n" for start, end in spans)
+    text = f'{{"version": "\\"1\\"", "sparse": true}}\n{lines}'
+    whole, part = parse_note(text), parse_note(text[:cut])
+    assert whole == Noted('"1"', sparse=True, spans=joined(spans))
+    assert part.version in {"", '"1"'}
+    assert joined(whole.spans, *part.spans) == whole.spans
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", '"etag"', '"etag"\n', "{}\n", "[]\n", '{"version": 1, "sparse": true}\n1\n', "1 2\n"]
+)
+def test_of_an_unreadable_note_nothing_is_believed(text: str) -> None:
+    assert parse_note(text) == Noted("", sparse=False, spans=())
+
+
+def test_spans_beyond_the_file_s_end_are_not_believed(tmp_path: Path) -> None:
+    part = a_part(tmp_path)
+    part.make_sparse()
+    part.close()
+    note_of(tmp_path).write_text('{"version": "", "sparse": true}\n0 99999\n')
+    part.path.write_bytes(CONTENT[:100])
+    again = a_part(tmp_path)
+    assert again.there == ((0, 100),)
+    again.close()
+
+
+def test_without_holes_the_length_says_what_is_there(tmp_path: Path) -> None:
+    part = a_part(tmp_path)
+    part.write(Lane(0, SIZE), CONTENT[:777])
+    part.close()
+    again = a_part(tmp_path)
+    assert (again.there, again.sparse) == (((0, 777),), False)
+    again.close()
+
+
+def test_a_file_that_lost_bytes_is_a_disk_error_not_an_endless_read(tmp_path: Path) -> None:
+    part = a_part(tmp_path)
+    with pytest.raises(OSError, match="error"):
+        part.hash_to(10)
+    part.close()
+
+
+@pytest.mark.parametrize(
+    ("size", "connections", "expected"),
+    [
+        (None, 4, 64 << 10),
+        (100, 1, 64 << 10),
+        (1 << 30, 4, (1 << 30) // 1600),
+        (1 << 30, 64, 64 << 10),
+        (1 << 40, 4, 1 << 20),
+    ],
+)
+def test_a_kill_loses_little(size: int | None, connections: int, expected: int) -> None:
+    assert note_bytes(size, connections) == expected
