@@ -31,6 +31,11 @@ class Source(Protocol):
         """Return the bytes of a file without fetching it, None when the source does not tell."""
         ...
 
-    def open(self, file: File, offset: int, version: str) -> AbstractAsyncContextManager[Transfer]:
-        """Read a file from an offset on. Raises Changed when it is not ``version`` any more."""
+    def open(
+        self, file: File, offset: int, version: str, end: int | None = None
+    ) -> AbstractAsyncContextManager[Transfer]:
+        """Read a file from an offset on, up to ``end`` (exclusive) or to its own.
+
+        Raises Changed when it is not ``version`` any more.
+        """
         ...

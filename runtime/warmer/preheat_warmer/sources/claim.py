@@ -39,7 +39,9 @@ class ClaimSource:
         return (await asyncio.to_thread(self._find, file)).stat().st_size
 
     @asynccontextmanager
-    async def open(self, file: File, offset: int, version: str) -> AsyncIterator[Transfer]:
+    async def open(
+        self, file: File, offset: int, version: str, end: int | None = None
+    ) -> AsyncIterator[Transfer]:
         """Read a file. One that leads out of the volume is refused."""
         path = await asyncio.to_thread(self._find, file)
         try:
@@ -52,7 +54,7 @@ class ClaimSource:
             if offset and version and version != current:
                 raise Changed(str(path))
             stream.seek(offset)
-            yield Transfer(offset, current, stat.st_size, _chunks(stream, file))
+            yield Transfer(offset, current, stat.st_size, _chunks(stream, file, end))
 
     def _find(self, file: File) -> Path:
         try:
@@ -76,10 +78,11 @@ class ClaimSource:
         return str(self._folder.relative_to(self._mount))
 
 
-async def _chunks(stream: BinaryIO, file: File) -> AsyncIterator[bytes]:
+async def _chunks(stream: BinaryIO, file: File, end: int | None) -> AsyncIterator[bytes]:
     while True:
+        count = CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - stream.tell())
         try:
-            chunk = await asyncio.to_thread(stream.read, CHUNK_BYTES)
+            chunk = await asyncio.to_thread(stream.read, count)
         except OSError as error:
             raise Passing(Reason.SOURCE_UNAVAILABLE, f"{file.path}: {error.strerror}") from error
         if not chunk:

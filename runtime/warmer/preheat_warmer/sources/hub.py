@@ -55,9 +55,11 @@ class HubSource:
         return await self._web.size(self._url(file))
 
     @asynccontextmanager
-    async def open(self, file: File, offset: int, version: str) -> AsyncIterator[Transfer]:
+    async def open(
+        self, file: File, offset: int, version: str, end: int | None = None
+    ) -> AsyncIterator[Transfer]:
         """Read a file of the commit."""
-        async with self._web.file(self._url(file), offset, version) as transfer:
+        async with self._web.file(self._url(file), offset, version, end) as transfer:
             yield transfer
 
     def _url(self, file: File) -> str:
