@@ -151,7 +151,7 @@ class _Login:
         try:
             answer = json.loads((await known.text(self._realm))[0])
             token = answer.get("token") or answer["access_token"]
-            lasts = float(answer.get("expires_in") or TOKEN_SECONDS)
+            lasts = float(answer.get("expires_in", TOKEN_SECONDS))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Hopeless(
                 Reason.UNAUTHORIZED, f"{shown(self._realm)} gives no token: is it a registry?"
