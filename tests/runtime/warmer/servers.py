@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 from e2e.cluster.local.build import go_program
-from e2e.images.once import cache_directory, digest, made_once
+from e2e.images.once import cache_directory, digest, locked, made_once
 
 S3 = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 GOOGLE = "github.com/fsouza/fake-gcs-server@v1.56.1"
@@ -46,15 +46,26 @@ def mlflow() -> Path:
     package, cutoff = MLFLOW
     folder = cache_directory() / "servers" / f"mlflow-{digest(package.encode(), cutoff.encode())}"
     python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        print(f"  installing {package}, once", flush=True)
-        uv = Path(sys.executable).with_name("uv")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run(
-            [str(uv), "pip", "install", "-q", "--python", str(python), "--exclude-newer", cutoff, package],
-            check=True,
-        )
-        (folder / "complete").touch()
+    with locked(folder.with_name(f"{folder.name}.lock")):
+        if not (folder / "complete").exists():
+            print(f"  installing {package}, once", flush=True)
+            uv = Path(sys.executable).with_name("uv")
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+            subprocess.run(
+                [
+                    str(uv),
+                    "pip",
+                    "install",
+                    "-q",
+                    "--python",
+                    str(python),
+                    "--exclude-newer",
+                    cutoff,
+                    package,
+                ],
+                check=True,
+            )
+            (folder / "complete").touch()
     return python
 
 

@@ -12,11 +12,15 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from preheat_warmer.errors import Changed
+from preheat_warmer.manifest import File
 from preheat_warmer.secret import Secret
+from preheat_warmer.sources.bucket import BucketSource
 from preheat_warmer.sources.signature import signed_headers
+from preheat_warmer.sources.web import Web
 
 from tests.runtime.warmer.origin import sha256
-from tests.runtime.warmer.run import Start
+from tests.runtime.warmer.run import Start, ranges
 from tests.runtime.warmer.servers import GOOGLE, S3, built, free_port, serving
 from tests.runtime.warmer.test_sources import model, some_bytes
 
@@ -127,6 +131,22 @@ def wait_for(path: Path, size: int) -> None:
         time.sleep(0.01)  # the bytes are what is waited for
 
 
+async def test_parts_of_an_object(bucket: Bucket) -> None:
+    content = some_bytes(3000)
+    bucket.put("parts/a.gguf", content)
+    web = Web(None)
+    secret = Secret(access_key_id=KEYS["AWS_ACCESS_KEY_ID"], secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"])
+    source = BucketSource(f"s3://{bucket.name}/parts", bucket.url, None, secret, web)
+    await ranges(source, "a.gguf", content)
+    # another version: all of it from the start, or a refusal, and never a part of it
+    try:
+        async with source.open(File("a.gguf", 3000), 10, '"another"', 20) as transfer:
+            assert (transfer.offset, transfer.version == '"another"') == (0, False)
+    except Changed:
+        pass
+    await web.close()
+
+
 def test_wrong_keys_and_none(bucket: Bucket, start: Start, secret: Any) -> None:
     uri = bucket.folder("private", {"a.gguf": b"weights"})
     wrong = {**KEYS, "AWS_SECRET_ACCESS_KEY": "wrong"}
@@ -210,6 +230,14 @@ def test_a_bucket_of_google_s(google: str, start: Start, cache: Path) -> None:
     words = start("gs://models/llama/v1", endpoint=google).published()
     assert model(cache) == {"a.gguf": content}
     assert words["bytesFetched"] == len(content) - there
+
+
+async def test_parts_of_an_object_of_google_s(google: str) -> None:
+    content = some_bytes(3000)
+    put(google, "parts/a.gguf", content)
+    web = Web(None)
+    await ranges(BucketSource("gs://models/parts", google, None, Secret(), web), "a.gguf", content)
+    await web.close()
 
 
 def test_google_knows_no_sha256(google: str, start: Start) -> None:

@@ -15,9 +15,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from preheat_warmer.secret import Secret
+from preheat_warmer.sources.registry import RegistrySource
+from preheat_warmer.sources.web import Web
 
 from tests.runtime.warmer.origin import sha256
-from tests.runtime.warmer.run import Start
+from tests.runtime.warmer.run import Start, ranges
 from tests.runtime.warmer.servers import REGISTRY, built, free_port, serving
 from tests.runtime.warmer.test_buckets import wait_for
 from tests.runtime.warmer.test_sources import model, some_bytes
@@ -111,6 +114,16 @@ def test_an_artifact_by_tag_and_by_digest(anonymous: str, start: Start, cache: P
     again = start(f"oci://registry.example/models/llama@{digest}", endpoint=anonymous).published()
     assert again["manifestSHA256"] == words["manifestSHA256"]
     assert again["bytesFetched"] == 0
+
+
+async def test_parts_of_a_layer(anonymous: str) -> None:
+    content = some_bytes(3000)
+    push(anonymous, "models/parts", "v1", {"a.gguf": content})
+    web = Web(None)
+    await ranges(
+        RegistrySource("oci://r.example/models/parts:v1", anonymous, Secret(), web), "a.gguf", content
+    )
+    await web.close()
 
 
 def test_a_killed_download_of_a_layer_goes_on(anonymous: str, start: Start, cache: Path) -> None:
