@@ -65,7 +65,7 @@ def binaries() -> Path:
     with locked(folder.with_name(f"{folder.name}.lock")):
         if not complete.exists():
             folder.mkdir(exist_ok=True)
-            go = _go()
+            go = go_program()
             _build_containerd(go, folder)
             _build(go, folder, "kubernetes", ".")
             _build(go, folder, "pause", "./pause")
@@ -79,7 +79,7 @@ def stages() -> Path:
     folder = binaries() / "stages"
     if not folder.exists():  # a build of before there were any
         with locked(folder.with_name("stages.lock")):
-            _copy_stages(_go(), folder)
+            _copy_stages(go_program(), folder)
     return folder
 
 
@@ -97,12 +97,12 @@ def policy_agent() -> Path:
     with locked(folder.with_name(f"{folder.name}.lock")):
         if not complete.exists():
             folder.mkdir(exist_ok=True)
-            _build(_go(), folder, "networkpolicy", ".", source)
+            _build(go_program(), folder, "networkpolicy", ".", source)
             complete.touch()
     return folder / "networkpolicy"
 
 
-def _go() -> str:
+def go_program() -> str:
     """Return a Go that is new enough, from the machine or from a Python package in the cache."""
     found = shutil.which("go")
     if found and _version(found) >= GO_AT_LEAST:

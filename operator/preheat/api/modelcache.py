@@ -55,7 +55,12 @@ class SecretReference(APIModel):
     """A Secret in the same namespace. It is mounted where it is needed and never read by the operator."""
 
     secret_name: Annotated[
-        Name, Field(description="Name of the Secret; its key `token` holds the access token.")
+        Name,
+        Field(
+            description="Name of the Secret. Its keys: `token` (hf, http, gs, mlflow); AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, and where needed AWS_SESSION_TOKEN and AWS_REGION (s3, gs with HMAC keys); "
+            "`username` and `password` (oci, mlflow)."
+        ),
     ]
 
 
@@ -63,6 +68,12 @@ _HUB_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _HF = rf"hf://{_HUB_PART}/{_HUB_PART}"
 _HTTP = r"https?://[^\s/?#]+/[^\s?#]*"
 _PVC = rf"pvc://{DNS_NAME}(/[^\s?#]*)?"
+_BUCKET = r"(s3|gs)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/[^\s?#]*)?"
+_OCI = (
+    r"oci://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+"
+    r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}|@sha256:[0-9a-f]{64})"
+)
+_MLFLOW = r"mlflow://[^\s/@:?#]+(/[0-9]{1,9}|@[A-Za-z0-9_-]{1,255})"
 _PICKLE = r"(?i)[.](bin|pt|pth|ckpt|pkl|pickle|dill|joblib|npy|npz|mar)$"
 """What a warmer refuses without ``format: Pickle`` (PICKLE_SUFFIXES in preheat_warmer/manifest.py)."""
 
@@ -79,12 +90,19 @@ class ModelSource(APIModel):
             ),
             (
                 "self.revision == '' || self.uri.startsWith('hf://')",
-                "`revision` is only known to hf:// URIs: leave it out, and put the version into the path of the URI",
+                "`revision` is only known to hf:// URIs: leave it out, and put the version into the URI: a folder of "
+                "its own, a tag or a digest of oci://, a version or an alias of mlflow://",
                 ".revision",
             ),
             (
-                "!has(self.endpoint) || self.uri.startsWith('hf://')",
-                "`endpoint` is only used for hf:// URIs: leave it out",
+                "!has(self.endpoint) || self.uri.matches('^(hf|s3|gs|oci|mlflow)://')",
+                "`endpoint` is not used for http(s):// and pvc:// URIs: leave it out",
+                ".endpoint",
+            ),
+            (
+                "has(self.endpoint) || !self.uri.startsWith('mlflow://')",
+                "`endpoint` must be set for an mlflow:// URI: the address of the tracking server, for example "
+                "http://mlflow.team.svc:5000",
                 ".endpoint",
             ),
             (
@@ -117,12 +135,12 @@ class ModelSource(APIModel):
         Field(
             min_length=1,
             max_length=1024,
-            pattern=rf"^({_HF}|{_HTTP}|{_PVC})$",
+            pattern=rf"^({_HF}|{_HTTP}|{_PVC}|{_BUCKET}|{_OCI}|{_MLFLOW})$",
             json_schema_extra=rules(
                 (
-                    "self.matches('^(hf|https?|pvc)://')",
-                    "must begin with hf://, https://, http:// or pvc://, in small letters: "
-                    "hf://ORG/NAME, https://HOST/FOLDER/ or pvc://CLAIM/PATH",
+                    "self.matches('^(hf|https?|pvc|s3|gs|oci|mlflow)://')",
+                    "must begin with hf://, https://, http://, s3://, gs://, oci://, mlflow:// or pvc://, in small "
+                    "letters: hf://ORG/NAME, https://HOST/FOLDER/, s3://BUCKET/PREFIX or pvc://CLAIM/PATH",
                 ),
                 (
                     f"!self.startsWith('hf://') || self.matches(r'^{_HF}$')",
@@ -140,13 +158,31 @@ class ModelSource(APIModel):
                     "then a path on it without spaces, '?' and '#'",
                 ),
                 (
+                    f"!self.matches('^(s3|gs)://') || self.matches(r'^{_BUCKET}$')",
+                    "must be s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, the bucket in small letters, without spaces, "
+                    "'?' and '#'; the address of a service other than AWS or Google goes into `endpoint`, keys go "
+                    "into a Secret named in `credentials`",
+                ),
+                (
+                    f"!self.startsWith('oci://') || self.matches(r'^{_OCI}$')",
+                    "must be oci://REGISTRY/REPOSITORY:TAG or, better, oci://REGISTRY/REPOSITORY@sha256:DIGEST, the "
+                    "repository in small letters: without a tag or a digest nobody knows which weights are meant",
+                ),
+                (
+                    f"!self.startsWith('mlflow://') || self.matches(r'^{_MLFLOW}$')",
+                    "must be mlflow://MODEL/VERSION with the number of a version, or mlflow://MODEL@ALIAS; write "
+                    "spaces in a name as %20",
+                ),
+                (
                     "!self.split('/').exists(p, p == '..')",
                     "must not contain '..': write the path as it is",
                 ),
             ),
             description="hf://ORG/NAME (Hugging Face or a mirror that speaks its API), http(s)://HOST/FOLDER/ "
-            "(with a SHA256SUMS file in it) or http(s)://HOST/FILE, or pvc://CLAIM/PATH (a claim in the same "
-            "namespace).",
+            "(with a SHA256SUMS file in it) or http(s)://HOST/FILE, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX (with "
+            "a SHA256SUMS object in it, or S3's own SHA-256 checksums), oci://REGISTRY/REPOSITORY:TAG or @DIGEST "
+            "(files pushed as an artifact, as ORAS does), mlflow://MODEL/VERSION or mlflow://MODEL@ALIAS (a "
+            "version in the model registry at `endpoint`), or pvc://CLAIM/PATH (a claim in the same namespace).",
         ),
     ]
     revision: Annotated[
@@ -171,7 +207,7 @@ class ModelSource(APIModel):
         Field(
             max_length=256,
             description="The exact files with their digests. Left out: the manifest of the source is used "
-            "(the hub's digests, or SHA256SUMS beside the files). A file without a digest is refused.",
+            "(the hub's or the registry's digests, S3's SHA-256 checksums, or SHA256SUMS beside the files). A file without a digest is refused.",
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["path"]},
         ),
     ] = []
@@ -199,13 +235,17 @@ class ModelSource(APIModel):
         str | None,
         worded(
             r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
-            "must be the base URL of a hub, for example https://huggingface.co: http(s)://HOST, without "
-            "spaces, '?' and '#'",
+            "must be the base URL of a hub, for example https://huggingface.co, or of another service: "
+            "http(s)://HOST, without spaces, '?' and '#'",
             max_length=512,
-            description="Base URL of the hub for hf:// URIs. Left out: the one the operator was installed with.",
+            description="Base URL of the service: the hub for hf:// (left out: the one the operator was installed "
+            "with), an S3-compatible service for s3://, Google's or another for gs://, the registry for oci:// "
+            "(left out: https:// and the one that the URI names), the tracking server for mlflow:// (must be set).",
         ),
     ] = None
-    credentials: Annotated[SecretReference | None, Field(description="Access token for the source.")] = None
+    credentials: Annotated[
+        SecretReference | None, Field(description="What proves to the source who asks.")
+    ] = None
 
 
 class Toleration(APIModel):
@@ -337,7 +377,11 @@ class ModelCacheStatus(APIModel):
         Field(max_length=32, description="Nodes that are ready carry the label cache.preheat.dev/KEY=ready."),
     ] = None
     resolved_revision: Annotated[
-        str | None, Field(max_length=128, description="The commit that the revision stood for.")
+        str | None,
+        Field(
+            max_length=128,
+            description="What the source stood for: a commit, the digest of a manifest, a version.",
+        ),
     ] = None
     manifest_sha256: Annotated[
         str | None, Field(max_length=64, description="SHA-256 of the manifest of all files.")

@@ -298,9 +298,10 @@ def _warmer_pod(cache: ModelCache, node: str, place: Place, config: OperatorConf
 
 def _warmer_config(cache: ModelCache, node: str, place: Place, config: OperatorConfig) -> str:
     source = cache.spec.source
+    hub = source.uri.startswith("hf://")
     settings = {
         "source": {"uri": source.uri, "revision": source.revision},
-        "hfEndpoint": source.endpoint or config.hf_endpoint,
+        "hfEndpoint": (source.endpoint if hub else None) or config.hf_endpoint,
         "files": [file.to_api() for file in source.files],
         "include": source.include or DEFAULT_INCLUDES.get(source.format, []),
         "allowPickle": source.format is ModelFormat.PICKLE,
@@ -310,6 +311,7 @@ def _warmer_config(cache: ModelCache, node: str, place: Place, config: OperatorC
         "maxBytesPerSecond": cache.spec.max_bytes_per_second,
         "parallelism": 4,
         "nodeName": node,
+        **({"endpoint": source.endpoint} if source.endpoint and not hub else {}),
     }
     return json.dumps(settings, sort_keys=True).replace("$", "$$")
 

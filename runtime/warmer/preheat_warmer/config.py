@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,32 @@ from urllib.parse import urlsplit
 
 from preheat_warmer.errors import Hopeless, Reason
 from preheat_warmer.manifest import File, checked_path, is_sha256
+from preheat_warmer.secret import Secret, WrongSecret, read_secret
 
 VARIABLE = "PREHEAT_WARMER_CONFIG"
 CREDENTIALS = Path("/var/run/secrets/preheat/credentials")
 HUB = "https://huggingface.co"
 _HUB_NAME = re.compile(r"hf://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_SHAPES = {
+    "hf": (_HUB_NAME, "hf://ORG/NAME"),
+    "s3": (re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]*(/.*)?"), "s3://BUCKET/PREFIX"),
+    "gs": (re.compile(r"gs://[A-Za-z0-9][A-Za-z0-9._-]*(/.*)?"), "gs://BUCKET/PREFIX"),
+    "oci": (
+        re.compile(
+            r"oci://[A-Za-z0-9.\[\]:-]+(/[a-z0-9]+([._-]+[a-z0-9]+)*)+"
+            r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}|@sha256:[0-9a-f]{64})"
+        ),
+        "oci://REGISTRY/REPOSITORY:TAG or oci://REGISTRY/REPOSITORY@sha256:DIGEST",
+    ),
+    "mlflow": (
+        re.compile(r"mlflow://[^/@:]+(/[0-9]+|@[A-Za-z0-9_-]+)"),
+        "mlflow://MODEL/VERSION or mlflow://MODEL@ALIAS",
+    ),
+    "http": (re.compile(".*"), ""),
+    "https": (re.compile(".*"), ""),
+    "pvc": (re.compile(".*"), ""),
+}
+"""Scheme -> what a URI of it looks like, and how it is told."""
 _REVISION = re.compile(r"[A-Za-z0-9._/-]*")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _NO_URI = re.compile(r"[\x00-\x20\x7f\\]")
@@ -38,10 +58,13 @@ class Config:
     parallelism: int
     node_name: str
     token: str | None
+    endpoint: str
+    """Where the bucket's service, the registry or the tracking server is; empty: where the URI says."""
+    secret: Secret
 
     @property
     def scheme(self) -> str:
-        """Return what kind of source the URI names: hf, http, https or pvc."""
+        """Return what kind of source the URI names: hf, http, https, pvc, s3, gs, oci or mlflow."""
         return self.uri.partition("://")[0]
 
 
@@ -61,17 +84,19 @@ def from_environment(environment: Mapping[str, str], credentials: Path = CREDENT
         return _config(given, environment, credentials)
     except (ValueError, RecursionError) as error:
         raise Hopeless(Reason.INVALID_CONFIG, f"{VARIABLE} is no JSON: {error}") from error
-    except _Wrong as error:
+    except (_Wrong, WrongSecret) as error:
         raise Hopeless(Reason.INVALID_CONFIG, f"{VARIABLE}: {error}") from error
 
 
 def _config(given: Mapping[str, Any], environment: Mapping[str, str], credentials: Path) -> Config:
     source = _get(given, "source", dict, None)
     uri = _uri(_get(source, "uri", str, None, "source."))
+    mounted = Path(_get(given, "credentialsDirectory", str, str(credentials)))
+    token, secret = read_secret(mounted, uri.partition("://")[0])
     return Config(
         uri=uri,
         revision=_revision(_get(source, "revision", str, "", "source.")),
-        hf_endpoint=_endpoint(_get(given, "hfEndpoint", str, HUB)),
+        hf_endpoint=_endpoint("hfEndpoint", _get(given, "hfEndpoint", str, HUB)),
         files=tuple(_file(entry, n) for n, entry in enumerate(_get(given, "files", list, []))),
         include=tuple(_pattern(entry) for entry in _get(given, "include", list, [])),
         allow_pickle=_get(given, "allowPickle", bool, False),
@@ -81,7 +106,9 @@ def _config(given: Mapping[str, Any], environment: Mapping[str, str], credential
         max_bytes_per_second=_number(given, "maxBytesPerSecond", 0, 1, 1 << 50) or None,
         parallelism=_number(given, "parallelism", 4, 1, 64),
         node_name=_get(given, "nodeName", str, ""),
-        token=_token(uri, environment, credentials),
+        token=token or _hub_token(uri, environment),
+        endpoint=_where(uri, _get(given, "endpoint", str, ""), secret),
+        secret=secret,
     )
 
 
@@ -113,10 +140,10 @@ def _number(given: Mapping[str, Any], name: str, default: int, low: int, high: i
 
 
 def _uri(uri: str) -> str:
-    """Return a URI that is one of the four kinds. Never repeats a password it may hold."""
+    """Return a URI that is one of the known kinds. Never repeats a password it may hold."""
     try:
         parts = urlsplit(uri)
-        user = parts.username is not None or parts.password is not None
+        user = parts.scheme != "mlflow" and (parts.username is not None or parts.password is not None)
     except ValueError:
         raise _Wrong("source.uri is no URI") from None
     if user:
@@ -125,11 +152,11 @@ def _uri(uri: str) -> str:
         )
     if _NO_URI.search(uri):
         raise _Wrong(f"source.uri {uri!r} holds a space, a backslash or a control character")
-    if parts.scheme == "hf":
-        if not _HUB_NAME.fullmatch(uri):
-            raise _Wrong(f"source.uri {uri!r} must read hf://ORG/NAME")
-    elif parts.scheme not in {"http", "https", "pvc"}:
-        raise _Wrong(f"source.uri {uri!r}: the scheme must be hf, http, https or pvc")
+    if parts.scheme not in _SHAPES:
+        raise _Wrong(f"source.uri {uri!r}: the scheme must be one of {', '.join(_SHAPES)}")
+    shape, words = _SHAPES[parts.scheme]
+    if not shape.fullmatch(uri):
+        raise _Wrong(f"source.uri {uri!r} must read {words}")
     if not parts.netloc:
         raise _Wrong(f"source.uri {uri!r} names no host or claim")
     return uri
@@ -141,10 +168,19 @@ def _revision(revision: str) -> str:
     return revision
 
 
-def _endpoint(endpoint: str) -> str:
+def _endpoint(name: str, endpoint: str) -> str:
     if not endpoint.startswith(("http://", "https://")) or _NO_URI.search(endpoint) or "@" in endpoint:
-        raise _Wrong("hfEndpoint must be an http or https URL without credentials")
+        raise _Wrong(f"{name} must be an http or https URL without credentials")
     return endpoint.rstrip("/")
+
+
+def _where(uri: str, endpoint: str, secret: Secret) -> str:
+    """Return the endpoint of a source that may or must have one."""
+    if uri.startswith("mlflow://") and not endpoint:
+        raise _Wrong("endpoint is missing: for mlflow:// it is the address of the tracking server")
+    if secret.endpoint:
+        _endpoint("AWS_ENDPOINT_URL in the Secret", secret.endpoint)
+    return _endpoint("endpoint", endpoint) if endpoint else ""
 
 
 def _file(entry: Any, number: int) -> File:
@@ -171,14 +207,9 @@ def _pattern(entry: Any) -> str:
     return entry
 
 
-def _token(uri: str, environment: Mapping[str, str], credentials: Path) -> str | None:
-    """Return the token from the Secret, else HF_TOKEN: that one is only for hubs."""
-    given = environment.get("HF_TOKEN", "") if uri.startswith("hf://") else ""
-    with suppress(OSError):  # no Secret was named
-        given = (credentials / "token").read_text("utf-8", "replace")
-    given = given.strip()
+def _hub_token(uri: str, environment: Mapping[str, str]) -> str | None:
+    """Return HF_TOKEN, which is only for hubs."""
+    given = environment.get("HF_TOKEN", "").strip() if uri.startswith("hf://") else ""
     if given and not _TOKEN.fullmatch(given):
-        raise _Wrong(
-            "the token in the Secret holds characters that no token has: is it a binary, or a whole line of a file?"
-        )
+        raise _Wrong("HF_TOKEN holds characters that no token has")
     return given or None

@@ -5,7 +5,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,20 @@ def cache(tmp_path: Path) -> Path:
     folder = tmp_path / "cache"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Callable[[dict[str, str]], str]:
+    """Mount a Secret with these keys; return where."""
+
+    def mount(keys: dict[str, str]) -> str:
+        folder = tmp_path / f"secret-{len(list(tmp_path.glob('secret-*')))}"
+        folder.mkdir()
+        for name, text in keys.items():
+            (folder / name).write_text(text)
+        return str(folder)
+
+    return mount
 
 
 @pytest.fixture

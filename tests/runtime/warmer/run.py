@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from preheat_warmer.manifest import File
+from preheat_warmer.sources.base import Source
 
 DEADLINE_SECONDS = 30.0
 
@@ -80,3 +82,17 @@ class Run:
 
 
 Start = Callable[..., Run]
+
+
+async def ranges(source: Source, path: str, content: bytes) -> None:
+    """Check that a source reads a part of a file, and that it notices another version."""
+    file = File(path, len(content))
+    async with source.open(file, 0, "", 10) as first:
+        assert (first.offset, first.total) == (0, len(content))
+        assert b"".join([chunk async for chunk in first.chunks]) == content[:10]
+    async with source.open(file, 10, first.version, 1000) as middle:
+        assert middle.offset == 10
+        assert b"".join([chunk async for chunk in middle.chunks]) == content[10:1000]
+    async with source.open(file, 1000, first.version) as last:
+        assert last.offset == 1000
+        assert b"".join([chunk async for chunk in last.chunks]) == content[1000:]

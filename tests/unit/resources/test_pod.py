@@ -124,6 +124,11 @@ SOURCES: dict[str, dict[str, Any]] = {
     "mirror": {"uri": "hf://org/name", "revision": "abc", "endpoint": "https://mirror.example/hf"},
     "web": {"uri": "https://store.example/m/", "format": "GGUF"},
     "claim": {"uri": "pvc://models/llama", "format": "Safetensors"},
+    "bucket": {"uri": "s3://models/llama/v1", "endpoint": "http://minio.storage.svc:9000"},
+    "Google's": {"uri": "gs://my.models", "format": "GGUF"},
+    "registry": {"uri": "oci://r.example:5000/models/llama:v1", "format": "GGUF"},
+    "digest": {"uri": f"oci://r.example/m@sha256:{'0' * 64}", "endpoint": "https://mirror.example"},
+    "model registry": {"uri": "mlflow://llama%203@champion", "endpoint": "http://mlflow.team.svc:5000"},
     "files": {
         "uri": "http://store/m/", "files": [{"path": "a/b.gguf", "sha256": "0" * 64, "sizeBytes": 7}],
     },
@@ -137,7 +142,9 @@ def test_the_warmer_understands_what_it_is_told(source: str) -> None:
     told = warmer_of(source=given_source, maxBytesPerSecond=4096)
     assert told.uri == given_source["uri"]
     assert told.revision == given_source.get("revision", "")
-    assert told.hf_endpoint == given_source.get("endpoint", "https://huggingface.co")
+    endpoint = given_source.get("endpoint", "")
+    assert told.hf_endpoint == (endpoint if told.scheme == "hf" and endpoint else "https://huggingface.co")
+    assert told.endpoint == (endpoint if told.scheme != "hf" else "")
     assert told.allow_pickle is (given_source.get("format") == "Pickle")
     assert [(f.path, f.size, f.sha256) for f in told.files] == [
         (f["path"], f["sizeBytes"], f["sha256"]) for f in given_source.get("files", [])

@@ -46,6 +46,15 @@ def test_what_the_operator_writes_is_read() -> None:
     assert config.scheme == "hf"
 
 
+@pytest.mark.parametrize(
+    "uri", ["s3://b/x", "gs://b", "oci://r:5000/a/b:v1", f"oci://r/m@sha256:{'a' * 64}", "mlflow://m@best"]
+)
+def test_every_scheme_is_known(uri: str) -> None:
+    config = parse({**SMALLEST, "source": {"uri": uri}, "endpoint": "http://store:9000/"})
+    assert config.scheme == uri.partition("://")[0]
+    assert config.endpoint == "http://store:9000"
+
+
 FILE = {"path": "a", "sha256": "a" * 64}
 
 
@@ -63,6 +72,12 @@ FILE = {"path": "a", "sha256": "a" * 64}
         ({"source": {"uri": "hf://a/b?x"}}, "hf://ORG/NAME"),
         ({"source": {"uri": "http://a\nb/"}}, "control"),
         ({"source": {"uri": "http://[::/"}}, "no URI"),
+        ({"source": {"uri": "s3:///x"}}, "s3://BUCKET/PREFIX"),
+        ({"source": {"uri": "oci://r.example/m"}}, "oci://REGISTRY/REPOSITORY:TAG"),
+        ({"source": {"uri": "oci://r.example/m@sha256:ab"}}, "oci://REGISTRY/REPOSITORY:TAG"),
+        ({"source": {"uri": "mlflow://m"}}, "mlflow://MODEL/VERSION"),
+        ({"source": {"uri": "mlflow://m/1"}}, "endpoint is missing"),
+        ({"source": {"uri": "s3://b/x"}, "endpoint": "ftp://x"}, "endpoint must be"),
         ({"source": {"uri": "hf://a/b", "revision": "../x"}}, "source.revision"),
         ({"source": {"uri": "hf://a/b", "revision": "a b"}}, "source.revision"),
         ({"destination": None}, "destination is missing"),

@@ -1,8 +1,9 @@
 """http(s): a folder with SHA256SUMS in it, or one file. And the HTTP client that every source shares."""
 
+import copy
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
@@ -23,15 +24,19 @@ CHUNK_BYTES = 256 << 10
 RETRY_AFTER_LIMIT_SECONDS = 300.0
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)", re.ASCII)
 
+Authorize = Callable[[str, str], Mapping[str, str]]
+"""Method and URL -> the headers that prove who asks."""
+
 
 class Web:
     """Follows redirects by hand.
 
-    A token never leaves the origin it is for, and no redirect reaches the metadata service of a cloud.
+    What proves who asks never leaves the origin it is for, and no redirect reaches the metadata service of a
+    cloud.
     """
 
     def __init__(self, token: str | None, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._token = token
+        self._authorize = bearer(token)
         proxied = not {"http", "https", "all"}.isdisjoint(getproxies())
         self._http = httpx.AsyncClient(
             transport=transport or (None if proxied else Direct()),
@@ -41,6 +46,12 @@ class Web:
             headers={"User-Agent": "preheat-warmer", "Accept-Encoding": "identity"},
         )
 
+    def authorized(self, by: Authorize) -> "Web":
+        """Return the same client (the same sockets, one ``close``) for one who proves himself in another way."""
+        other = copy.copy(self)
+        other._authorize = by
+        return other
+
     async def close(self) -> None:
         """Release the sockets."""
         await self._http.aclose()
@@ -48,12 +59,7 @@ class Web:
     async def text(self, url: str) -> tuple[str, httpx.Headers]:
         """Return a small resource and its headers. Raises Hopeless or Passing."""
         async with self.stream(url, {}) as answer:
-            content = bytearray()
-            async for chunk in answer.aiter_bytes():
-                content += chunk
-                if len(content) > LIST_LIMIT_BYTES:
-                    raise Hopeless(Reason.NOT_FOUND, f"{shown(url)} is no listing: it is too long")
-            return content.decode("utf-8", "replace"), answer.headers
+            return (await content(answer, url)).decode("utf-8", "replace"), answer.headers
 
     async def size(self, url: str) -> int | None:
         """Return a file's size, asked for by its first byte: signed URLs often allow GET alone."""
@@ -66,17 +72,17 @@ class Web:
 
     @asynccontextmanager
     async def stream(
-        self, url: str, headers: dict[str, str], allowed: tuple[int, ...] = ()
+        self, url: str, headers: dict[str, str], allowed: tuple[int, ...] = (), method: str = "GET"
     ) -> AsyncIterator[httpx.Response]:
         """Open a URL; yield its answer of 2xx. Raises Hopeless or Passing with the status in words."""
         home = _origin(url)
         for _ in range(REDIRECTS_AT_MOST + 1):
             await check_address(url, shown(url))
             own = dict(headers)
-            if self._token and _origin(url) == home:
-                own["Authorization"] = f"Bearer {self._token}"
+            if _origin(url) == home:
+                own.update(self._authorize(method, url))
             try:
-                async with self._http.stream("GET", url, headers=own) as answer:
+                async with self._http.stream(method, url, headers=own) as answer:
                     check_peer(answer, shown(url))
                     if answer.has_redirect_location:
                         url = urljoin(url, answer.headers["location"])
@@ -119,6 +125,22 @@ class Web:
                     f"{shown(url)}: asked for bytes from {offset} on, the answer begins at {start}",
                 )
             yield Transfer(start, current, total, _chunks(answer), pipe=pipe)
+
+
+def bearer(token: str | None) -> Authorize:
+    """Return what shows a token, or nothing where there is none."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return lambda _method, _url: headers
+
+
+async def content(answer: httpx.Response, url: str) -> bytes:
+    """Return a small body. Raises Hopeless for a long one."""
+    body = bytearray()
+    async for chunk in answer.aiter_bytes():
+        body += chunk
+        if len(body) > LIST_LIMIT_BYTES:
+            raise Hopeless(Reason.NOT_FOUND, f"{shown(url)} is no listing: it is too long")
+    return bytes(body)
 
 
 class WebSource:
@@ -222,8 +244,8 @@ def _raise_for_status(answer: httpx.Response, url: str) -> None:
     if code in {401, 403}:
         raise Hopeless(
             Reason.UNAUTHORIZED,
-            f"{shown(url)}: {code}. Check that it exists, name a Secret with the key `token` in "
-            "spec.model.credentials, and check the token's rights (a gated model must be accepted once).",
+            f"{shown(url)}: {code}. Check that it exists, name a Secret in spec.model.credentials that has the keys "
+            "this kind of source wants (docs/api.md), and check their rights (a gated model must be accepted once).",
         )
     if code == 416:
         raise Changed(url)
