@@ -256,4 +256,3 @@ def test_google_knows_no_sha256(google: str, start: Start) -> None:
     put(google, "bare/a.gguf", b"weights")
     assert "a.gguf" in start("gs://models/bare", endpoint=google).failed(2, "NoDigest")
     start("gs://models/nowhere", endpoint=google).failed(2, "NotFound")
-    start("gs://nowhere/llama", endpoint=google).failed(2, "NotFound")
