@@ -26,7 +26,7 @@ class WrongSecret(Exception):  # noqa: N818 - private to config; the text goes i
     """The Secret does not hold what it should. The text never repeats what it holds."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Secret:
     """What proves who asks; empty where the Secret has no such key."""
 

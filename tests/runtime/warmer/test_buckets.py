@@ -1,6 +1,7 @@
 """Weights in a bucket: a real S3 server, and a server that speaks Google's API."""
 
 import base64
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -160,6 +161,17 @@ def test_wrong_keys_and_none(bucket: Bucket, start: Start, secret: Any) -> None:
     assert "AWS_ACCESS_KEY_ID" in message
 
 
+def test_a_public_bucket_needs_no_keys(server: str, start: Start, cache: Path) -> None:
+    public = Bucket(server, "public")
+    public.send("", b"", {})
+    arn = "arn:aws:s3:::public"
+    may = {"Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject", "s3:ListBucket"]}
+    policy = {"Version": "2012-10-17", "Statement": [{**may, "Resource": [arn, f"{arn}/*"]}]}
+    public.send("/?policy=", json.dumps(policy).encode(), {})
+    start(public.folder("m", {"a.gguf": b"weights"}), endpoint=server).published()
+    assert model(cache) == {"a.gguf": b"weights"}
+
+
 def test_what_is_not_there(bucket: Bucket, start: Start, secret: Any) -> None:
     keys = secret(KEYS)
     message = start("s3://nowhere/llama", endpoint=bucket.url, credentialsDirectory=keys).failed(
@@ -244,4 +256,3 @@ def test_google_knows_no_sha256(google: str, start: Start) -> None:
     put(google, "bare/a.gguf", b"weights")
     assert "a.gguf" in start("gs://models/bare", endpoint=google).failed(2, "NoDigest")
     start("gs://models/nowhere", endpoint=google).failed(2, "NotFound")
-    start("gs://nowhere/llama", endpoint=google).failed(2, "NotFound")

@@ -12,9 +12,10 @@ import pytest
 from tests.runtime.warmer.origin import sha256
 from tests.runtime.warmer.run import Start
 from tests.runtime.warmer.servers import free_port, mlflow, serving
-from tests.runtime.warmer.test_buckets import wait_for
+from tests.runtime.warmer.test_buckets import KEYS, Bucket, bucket, server, wait_for
 from tests.runtime.warmer.test_sources import model, some_bytes
 
+__all__ = ["bucket", "server"]  # fixtures
 MIB = 1 << 20
 NAME = "llama 3"
 
@@ -96,6 +97,17 @@ def test_a_killed_download_ends_right(tracking: Tracking, start: Start, cache: P
     run.kill(signal.SIGKILL)
     start(f"mlflow://llama%203/{number}", endpoint=tracking.url).published()
     assert model(cache) == {"a.gguf": content}
+
+
+def test_a_version_that_lies_in_a_bucket(
+    tracking: Tracking, bucket: Bucket, start: Start, cache: Path, secret: Any
+) -> None:
+    source = bucket.folder("of-mlflow", {"a.gguf": b"weights"})
+    made = tracking.ask("model-versions/create", name=NAME, source=source)["model_version"]
+    keys = secret({**KEYS, "AWS_ENDPOINT_URL": bucket.url})
+    uri = f"mlflow://llama%203/{made['version']}"
+    start(uri, endpoint=tracking.url, credentialsDirectory=keys).published()
+    assert model(cache) == {"a.gguf": b"weights"}
 
 
 def test_artifacts_without_digests(tracking: Tracking, start: Start, cache: Path) -> None:
