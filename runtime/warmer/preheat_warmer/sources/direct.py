@@ -1,7 +1,7 @@
 """HTTP/1.1 straight from the socket, in threads: the transport below httpx.
 
 httpx's own transport parses every piece of a body in Python: 0.7 GB/s on a core, with the core full. Python's
-http.client reads a body with one call per megabyte: 3.5 GB/s (docs/decisions/0012). Redirects, tokens
+http.client reads a body with one call per megabyte: 3.5 GB/s (docs/decisions/0013). Redirects, tokens
 and errors stay with httpx and ``web.py``. Nothing is known here of proxies.
 """
 
