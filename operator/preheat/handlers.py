@@ -135,7 +135,7 @@ async def watch_forever(controller: Controller) -> None:
     failures = 0
     while True:
         started = loop.time()
-        words = await _Watching(controller.saw).until_it_ends()
+        words = await _Watching(controller.saw, controller.missed_something).until_it_ends()
         if loop.time() - started > CALM_SECONDS:
             failures = 0
         delay = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
@@ -148,9 +148,10 @@ async def watch_forever(controller: Controller) -> None:
 class _Watching:
     """kopf from its start to its end, on a thread of its own."""
 
-    def __init__(self, saw: Saw) -> None:
+    def __init__(self, saw: Saw, missed_something: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._saw = saw
+        self._missed_something = missed_something
         self._ended: asyncio.Future[str] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
         self._inner: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
@@ -188,7 +189,7 @@ class _Watching:
             )
         )
         either: list[asyncio.Future[Any]] = [kopf_itself, failed]
-        with _failures(failed):
+        with _failures(failed), _restarts(lambda: self._loop.call_soon_threadsafe(self._missed_something)):
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if failed.done():
             # What is left of kopf in this thread is cancelled next; that may take for ever.
@@ -232,3 +233,23 @@ def _failures(failed: "asyncio.Future[str]") -> Iterator[None]:
         yield
     finally:
         kopfs_log.removeHandler(ear)
+
+
+@contextlib.contextmanager
+def _restarts(restarted: Callable[[], object]) -> Iterator[None]:
+    """Call back when one of kopf's watches begins anew after a 410: if nothing is left of its kind, only its log tells."""
+    thread, watchings_log = threading.get_ident(), logging.getLogger("kopf._cogs.clients.watching")
+    level = watchings_log.level
+
+    def hear(record: logging.LogRecord) -> bool:
+        if record.thread == thread and record.getMessage().startswith("Restarting the watch-stream"):
+            restarted()
+        return record.levelno >= logging.INFO or logging.getLogger().level <= logging.DEBUG
+
+    watchings_log.addFilter(hear)
+    watchings_log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        watchings_log.removeFilter(hear)
+        watchings_log.setLevel(level)

@@ -13,7 +13,7 @@ from preheat.controller.telemetry import Metrics
 from preheat.errors import Unavailable
 
 from tests.fakes import FakeKube
-from tests.loop.test_controller import NODE, a_controller
+from tests.loop.test_controller import NODE, a_controller, controller, example
 
 DEADLINE_SECONDS = 20.0
 
@@ -29,6 +29,9 @@ class Seer:
     def saw(self, event: str | None, body: dict[str, Any]) -> None:
         self.events.append(event)
         self.came.set()
+
+    def missed_something(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -100,3 +103,24 @@ async def test_an_api_server_that_is_away_at_the_start_is_asked_again_soon(
 
 async def test_a_watch_that_is_silent_is_opened_anew_within_half_a_minute() -> None:
     assert handlers.settings().watching.inactivity_timeout == 30
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("how", ["a watch of another kind begins anew", "its own does"])
+async def test_of_a_kind_of_which_nothing_is_left_the_end_is_found_out(how: str) -> None:
+    """A watch that begins anew tells only of what is there: of the last one that went while it was away, nothing."""
+    kube = FakeKube()
+    node = kube.put(NODE)
+    kube.put(example())
+    async with controller(kube) as made:
+        await asyncio.sleep(30)
+        assert made.view.keys("ModelCache")
+        for key in [key for key in kube.store if key[0] in {"LLMDeployment", "ModelCache", "Job"}]:
+            del kube.store[key]
+        if how.startswith("its own"):
+            made.missed_something()
+        else:
+            made.saw(None, node)
+        await asyncio.sleep(8)
+        assert not made.view.keys("ModelCache")
+        assert not made.view.keys("LLMDeployment")

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -57,6 +58,7 @@ class Controller:
         self._resync: asyncio.Task[None] | None = None
         self._relisted: set[str] = set()
         self._relist = asyncio.Event()
+        self._list_all_by = math.inf
 
     async def start(self) -> None:
         """List everything once, so that no pass begins with half a view, then start the loops.
@@ -88,11 +90,17 @@ class Controller:
         if event is None:
             # The watch begins anew: what was deleted in the gap is never told. A list of our own tells.
             self._relisted.add(body["kind"])
-            self._relist.set()
+            self.missed_something()
         if event == "DELETED":
             self.view.remove(body)
         else:
             self.view.put(body)
+
+    def missed_something(self) -> None:
+        """List everything again soon: a watch begins anew, and of a kind of which nothing is left, nothing is told."""
+        soon = asyncio.get_running_loop().time() + SETTLE_SECONDS
+        self._list_all_by = min(self._list_all_by, soon)
+        self._relist.set()
 
     def _wake(self, before: Manifest | None, after: Manifest | None, author: Key | None) -> None:
         if after is None and before is not None:
@@ -123,14 +131,14 @@ class Controller:
         The first full list comes soon: between our list at start and kopf's there was a gap.
         """
         clock = asyncio.get_running_loop().time
-        due = clock() + SETTLE_SECONDS
+        self._list_all_by = clock() + SETTLE_SECONDS
         while True:
             try:
-                async with asyncio.timeout_at(due):
+                async with asyncio.timeout_at(self._list_all_by):
                     await self._relist.wait()
-                await asyncio.sleep(DEBOUNCE_SECONDS)
+                    await asyncio.sleep(DEBOUNCE_SECONDS)
             except TimeoutError:
-                self._relisted, due = set(KINDS), clock() + self._resync_seconds
+                self._relisted, self._list_all_by = set(KINDS), clock() + self._resync_seconds
             kinds, self._relisted = sorted(self._relisted), set()
             self._relist.clear()
             try:
@@ -138,7 +146,7 @@ class Controller:
                     await self._list(kind)
             except PreheatError as error:
                 log.warning("resync: %s; again in %g s", error, SETTLE_SECONDS)
-                due = clock() + SETTLE_SECONDS
+                self._list_all_by = clock() + SETTLE_SECONDS
             except Exception:  # as in the loop: without lists, what watches miss is never found
                 log.exception("resync: unexpected error; again in %g s", self._resync_seconds)
 

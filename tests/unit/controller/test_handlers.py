@@ -7,6 +7,7 @@ from typing import Any
 
 import kopf
 import pytest
+from kopf._cogs.clients import watching
 from preheat import handlers
 
 
@@ -31,13 +32,13 @@ async def test_a_watch_that_fails_ends_a_kopf_that_hangs(
                 continue
 
     monkeypatch.setattr(kopf, "operator", hangs)
-    words = await asyncio.wait_for(handlers._Watching(lambda *_: None).until_it_ends(), 10)
+    words = await asyncio.wait_for(handlers._Watching(lambda *_: None, lambda: None).until_it_ends(), 10)
     assert words == "Watcher for pods.v1@none has failed: 409"
 
 
 async def test_after_its_end_nothing_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str | None] = []
-    watching = handlers._Watching(lambda event, _body: seen.append(event))
+    watching = handlers._Watching(lambda event, _body: seen.append(event), lambda: None)
 
     async def ends(**_: Any) -> None:
         watching._pass_on("ADDED", {})
@@ -62,5 +63,43 @@ async def test_words_of_others_end_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         raise ConnectionError("the API server is gone")
 
     monkeypatch.setattr(kopf, "operator", works)
-    words = await asyncio.wait_for(handlers._Watching(lambda *_: None).until_it_ends(), 10)
+    words = await asyncio.wait_for(handlers._Watching(lambda *_: None, lambda: None).until_it_ends(), 10)
     assert words == "ConnectionError: the API server is gone"
+
+
+async def test_a_watch_that_begins_anew_of_a_kind_of_which_nothing_is_left_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """kopf's own stream, with an answer of 410: it lists anew, and there is nothing to tell of."""
+    missed: list[int] = []
+    listed: list[int] = []
+
+    async def lists(**_: Any) -> Any:
+        listed.append(1)
+        yield [], "5"
+
+    async def is_gone(**_: Any) -> Any:
+        yield {"type": "ERROR", "object": {"code": 410}}
+
+    async def streams(**_: Any) -> None:
+        async for _event in watching.continuous_watch(
+            settings=kopf.OperatorSettings(),
+            resource=kopf.Resource("preheat.dev", "v1alpha1", "modelcaches"),
+            namespace=None,
+            operator_pause_waiter=asyncio.get_running_loop().create_future(),
+        ):
+            pass
+        raise ConnectionError("enough")
+
+    monkeypatch.setattr(watching.fetching, "fetch_objs", lists)
+    monkeypatch.setattr(watching, "watch_objs", is_gone)
+    monkeypatch.setattr(kopf, "operator", streams)
+    said = handlers._Watching(lambda *_: None, lambda: missed.append(1))
+    assert await asyncio.wait_for(said.until_it_ends(), 10) == "ConnectionError: enough"
+    await asyncio.sleep(0)
+    assert (listed, missed) == ([1], [1])
+    assert not [
+        record
+        for record in caplog.records
+        if record.levelno == logging.DEBUG and "watch-stream" in record.msg
+    ]
