@@ -13,6 +13,8 @@ from preheat.decide.plan import POLL_SECONDS
 TELL_SECONDS = 2.0
 """Between two writes of a status that only tells of progress, at least."""
 TELLS_PER_SECOND = 5.0
+FIRSTS_PER_SECOND = 3.0
+"""New objects that are told of for the first time, when there is only progress to tell: most arrive before their turn."""
 ASKS_PER_SECOND = 20.0
 """Over all objects."""
 STILL_SECONDS = 60.0
@@ -45,7 +47,7 @@ class Pace:
 
         Until then nobody can see that it is looked at, so new objects do not wait for those long under way.
         """
-        self._first = max(self._first + 1 / TELLS_PER_SECOND, self._clock() + TELL_SECONDS)
+        self._first = max(self._first + 1 / FIRSTS_PER_SECOND, self._clock() + TELL_SECONDS)
         return self._first
 
     def ask_seconds(self) -> float:
