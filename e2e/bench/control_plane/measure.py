@@ -19,8 +19,8 @@ from e2e.cluster.local.simulated import GPUS_PER_NODE, Sidecars, SimulatedCluste
 from e2e.cluster.provider import ROOT, kubectl
 
 QUIET_SECONDS = 5.0
-TURN_SECONDS = 65.0
-"""While everybody waits for weights, progress is told in turn: at rest is who writes nothing for longer than a turn."""
+TELLS_PER_SECOND = 5.0
+"""While everybody waits for weights, progress is told in turn, so many a second (preheat.controller.pace)."""
 """Without a write for so long, the operator has done what there is to do."""
 
 STATES = {
@@ -159,7 +159,9 @@ def _run(
         _wait_until_quiet(log, 120)
         begin, cpu = log.stat().st_size, running.cpu_seconds()
         load.create_all(creator, load.subjects(objects, "bench"))
-        _wait_until_quiet(log, 600, TURN_SECONDS if state == "weights" else QUIET_SECONDS)
+        _wait_until_quiet(log, 600)
+        if state == "weights":  # every LLMDeployment and every ModelCache has had its turn
+            time.sleep(60 + 2 * objects / TELLS_PER_SECOND)
         end, cpu, average = log.stat().st_size, running.cpu_seconds() - cpu, os.getloadavg()[0]
         idle = _idle(log, running, end, idle_seconds)
         peak, rss = running.memory_mb("VmHWM"), running.memory_mb("VmRSS")
@@ -195,7 +197,7 @@ def _run(
     return case, [call for call in writes if call.code < 300], _uids(cluster)
 
 
-def _wait_until_quiet(log: Path, seconds: float, quiet_seconds: float = QUIET_SECONDS) -> None:
+def _wait_until_quiet(log: Path, seconds: float) -> None:
     """Wait until nothing is logged for a while. Only looks at the file's size: asking would be load.
 
     After the deadline it goes on: an operator that never rests shows in the figures of the idle minute.
@@ -205,7 +207,7 @@ def _wait_until_quiet(log: Path, seconds: float, quiet_seconds: float = QUIET_SE
         now = time.monotonic()
         if log.exists() and log.stat().st_size != size:
             size, since = log.stat().st_size, now
-        if now - since > quiet_seconds:
+        if now - since > QUIET_SECONDS:
             return
         time.sleep(0.2)
 
