@@ -66,14 +66,6 @@ async def controller(kube: FakeKube, config: OperatorConfig = CONFIG) -> AsyncIt
         await made.stop()
 
 
-@pytest.fixture
-def kube() -> FakeKube:
-    made = FakeKube()
-    made.put(NODE)
-    made.put(example())
-    return made
-
-
 def kinds(kube: FakeKube) -> list[str]:
     return sorted(key[0] for key in kube.store if key[0] not in {"Node", "LLMDeployment"})
 

@@ -9,18 +9,10 @@ from preheat.controller import reconcile
 from preheat.errors import GoingAway, InvalidSpec
 
 from tests.fakes import FakeKube
-from tests.loop.test_controller import NODE, controller, example, kinds, ready
+from tests.loop.test_controller import controller, example, kinds, ready
 
 pytestmark = pytest.mark.looptime
 SERVICE = ("LLMDeployment", "preheat-demo", "smollm2")
-
-
-@pytest.fixture
-def kube() -> FakeKube:
-    made = FakeKube()
-    made.put(NODE)
-    made.put(example())
-    return made
 
 
 def condition(kube: FakeKube, kind: str) -> dict[str, Any]:

@@ -15,14 +15,6 @@ LOOKS_AGAIN_SECONDS = 20.0
 SERVICE = ("LLMDeployment", "preheat-demo", "smollm2")
 
 
-@pytest.fixture
-def kube() -> FakeKube:
-    made = FakeKube()
-    made.put(NODE)
-    made.put(example())
-    return made
-
-
 def a_cache(name: str) -> dict[str, Any]:
     source = {"uri": f"http://store/{name}/", "format": "GGUF"}
     return {"apiVersion": "preheat.dev/v1alpha1", "kind": "ModelCache",
