@@ -5,6 +5,7 @@ import queue
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,15 @@ class Run:
     def kill(self, number: int = signal.SIGKILL) -> int:
         self.process.send_signal(number)
         return self.end()
+
+    def kill_at(self, path: Path, size: int) -> int:
+        """Kill it once a file is so long; return how long the file is then."""
+        deadline = time.monotonic() + 20
+        while not path.exists() or path.stat().st_size < size:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)  # the bytes are what is waited for
+        self.kill()
+        return path.stat().st_size
 
     def get(self, path: str) -> httpx.Response:
         if not hasattr(self, "_port"):

@@ -2,8 +2,6 @@
 
 import base64
 import json
-import signal
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -109,9 +107,7 @@ def test_a_killed_download_goes_on_and_a_changed_object_begins_again(
 
     def half() -> int:
         run = start(uri, endpoint=bucket.url, credentialsDirectory=secret(KEYS), maxBytesPerSecond=4 * MIB)
-        wait_for(part, 2 * MIB)
-        run.kill(signal.SIGKILL)
-        return part.stat().st_size
+        return run.kill_at(part, 2 * MIB)
 
     there = half()
     words = start(uri, endpoint=bucket.url, credentialsDirectory=secret(KEYS)).published()
@@ -123,13 +119,6 @@ def test_a_killed_download_goes_on_and_a_changed_object_begins_again(
     assert model(cache) == {"a.gguf": new}
     # were it not noticed, the rest of the new one would come first, and then all of it
     assert words["bytesFetched"] == len(new)
-
-
-def wait_for(path: Path, size: int) -> None:
-    deadline = time.monotonic() + 20
-    while not path.exists() or path.stat().st_size < size:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)  # the bytes are what is waited for
 
 
 async def test_parts_of_an_object(bucket: Bucket) -> None:
@@ -236,9 +225,7 @@ def test_a_bucket_of_google_s(google: str, start: Start, cache: Path) -> None:
     put(google, "llama/v1/SHA256SUMS", f"{sha256(content)}  a.gguf\n".encode())
     run = start("gs://models/llama/v1", endpoint=google, maxBytesPerSecond=4 * MIB)
     part = cache / ".partial/a.gguf.part"
-    wait_for(part, 2 * MIB)
-    run.kill(signal.SIGKILL)
-    there = part.stat().st_size
+    there = run.kill_at(part, 2 * MIB)
     words = start("gs://models/llama/v1", endpoint=google).published()
     assert model(cache) == {"a.gguf": content}
     assert words["bytesFetched"] == len(content) - there

@@ -1,6 +1,5 @@
 """Weights of a registered model of a real MLflow server."""
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from tests.runtime.warmer.origin import sha256
 from tests.runtime.warmer.run import Start
 from tests.runtime.warmer.servers import free_port, mlflow, serving
-from tests.runtime.warmer.test_buckets import KEYS, Bucket, bucket, server, wait_for
+from tests.runtime.warmer.test_buckets import KEYS, Bucket, bucket, server
 from tests.runtime.warmer.test_sources import model, some_bytes
 
 __all__ = ["bucket", "server"]  # fixtures
@@ -93,8 +92,7 @@ def test_a_killed_download_ends_right(tracking: Tracking, start: Start, cache: P
     content = some_bytes(8 * MIB, 7)
     number = tracking.version({"a.gguf": content})
     run = start(f"mlflow://llama%203/{number}", endpoint=tracking.url, maxBytesPerSecond=4 * MIB)
-    wait_for(cache / ".partial/a.gguf.part", 2 * MIB)
-    run.kill(signal.SIGKILL)
+    run.kill_at(cache / ".partial/a.gguf.part", 2 * MIB)
     start(f"mlflow://llama%203/{number}", endpoint=tracking.url).published()
     assert model(cache) == {"a.gguf": content}
 

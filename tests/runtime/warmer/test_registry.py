@@ -2,7 +2,6 @@
 
 import base64
 import json
-import signal
 import subprocess
 import threading
 import time
@@ -22,7 +21,6 @@ from preheat_warmer.sources.web import Web
 from tests.runtime.warmer.origin import sha256
 from tests.runtime.warmer.run import Start, ranges
 from tests.runtime.warmer.servers import REGISTRY, built, free_port, serving
-from tests.runtime.warmer.test_buckets import wait_for
 from tests.runtime.warmer.test_sources import model, some_bytes
 
 MIB = 1 << 20
@@ -130,10 +128,7 @@ def test_a_killed_download_of_a_layer_goes_on(anonymous: str, start: Start, cach
     content = some_bytes(8 * MIB, 2)
     push(anonymous, "models/resumed", "v1", {"a.gguf": content})
     run = start("oci://r.example/models/resumed:v1", endpoint=anonymous, maxBytesPerSecond=4 * MIB)
-    part = cache / ".partial/a.gguf.part"
-    wait_for(part, 2 * MIB)
-    run.kill(signal.SIGKILL)
-    there = part.stat().st_size
+    there = run.kill_at(cache / ".partial/a.gguf.part", 2 * MIB)
     words = start("oci://r.example/models/resumed:v1", endpoint=anonymous).published()
     assert model(cache) == {"a.gguf": content}
     assert words["bytesFetched"] == len(content) - there
