@@ -74,12 +74,27 @@ def faketime() -> Path:
     for root in (Path("/"), kept):
         for found in root.glob("usr/lib/*/faketime/libfaketimeMT.so.1"):
             return found
-    if shutil.which("apt-get") is None:
-        raise RuntimeError("libfaketime is needed: install the package faketime")
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            ["apt-get", "download", "-qq", "libfaketime"], cwd=folder, check=True, capture_output=True
-        )
-        (package,) = Path(folder).glob("*.deb")
-        subprocess.run(["dpkg-deb", "-x", str(package), str(kept)], check=True)
+    _from_debian("libfaketime", kept)
     return next(kept.glob("usr/lib/*/faketime/libfaketimeMT.so.1"))
+
+
+def nginx() -> str:
+    """Return nginx: the machine's own, else Debian's package in the cache. Raises RuntimeError without either."""
+    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if found:
+        return found
+    kept = cache_directory() / "nginx"
+    program = kept / "usr/sbin/nginx"
+    if not program.exists():
+        _from_debian("nginx", kept)
+    return str(program)
+
+
+def _from_debian(package: str, kept: Path) -> None:
+    """Unpack a package into the cache, and install nothing. Raises RuntimeError where there is no apt-get."""
+    if shutil.which("apt-get") is None:
+        raise RuntimeError(f"{package} is needed: install that package")
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, check=True, capture_output=True)
+        (file,) = Path(folder).glob("*.deb")
+        subprocess.run(["dpkg-deb", "-x", str(file), str(kept)], check=True)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import struct
 import subprocess
 import tempfile
@@ -15,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.cluster.provider import cache_directory
+from e2e.tools import nginx
 
 NAME = "bench/model"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -57,25 +56,6 @@ def serving(sizes: Sequence[int]) -> Iterator[Served]:
         finally:
             process.terminate()
             process.wait()
-
-
-def nginx() -> str:
-    """Return nginx: the machine's own, else Debian's package in the cache. Raises RuntimeError without either."""
-    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if found:
-        return found
-    kept = cache_directory() / "nginx"
-    program = kept / "usr/sbin/nginx"
-    if not program.exists():
-        if shutil.which("apt-get") is None:
-            raise RuntimeError("nginx is needed: install it")
-        with tempfile.TemporaryDirectory() as folder:
-            subprocess.run(
-                ["apt-get", "download", "-qq", "nginx"], cwd=folder, check=True, capture_output=True
-            )
-            (package,) = Path(folder).glob("*.deb")
-            subprocess.run(["dpkg-deb", "-x", str(package), str(kept)], check=True)
-    return str(program)
 
 
 def _write_model(root: Path, sizes: Sequence[int]) -> dict[str, tuple[int, str]]:
