@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from preheat.controller.pace import STILL_SECONDS, TELLS_PER_SECOND
+
 from e2e.bench.control_plane import bare, load
 from e2e.bench.control_plane.audit import BARE, CREATOR, OPERATOR, RULES, Call, calls, of, subject_of
 from e2e.bench.control_plane.bare import Replayed
@@ -19,8 +21,6 @@ from e2e.cluster.local.simulated import GPUS_PER_NODE, Sidecars, SimulatedCluste
 from e2e.cluster.provider import ROOT, kubectl
 
 QUIET_SECONDS = 5.0
-TELLS_PER_SECOND = 5.0
-"""While everybody waits for weights, progress is told in turn, so many a second (preheat.controller.pace)."""
 """Without a write for so long, the operator has done what there is to do."""
 
 STATES = {
@@ -161,7 +161,7 @@ def _run(
         load.create_all(creator, load.subjects(objects, "bench"))
         _wait_until_quiet(log, 600)
         if state == "weights":  # every LLMDeployment and every ModelCache has had its turn
-            time.sleep(60 + 2 * objects / TELLS_PER_SECOND)
+            time.sleep(STILL_SECONDS + 2 * objects / TELLS_PER_SECOND)
         end, cpu, average = log.stat().st_size, running.cpu_seconds() - cpu, os.getloadavg()[0]
         idle = _idle(log, running, end, idle_seconds)
         peak, rss = running.memory_mb("VmHWM"), running.memory_mb("VmRSS")
