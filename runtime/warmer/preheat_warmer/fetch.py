@@ -57,12 +57,17 @@ class Pace:
 
     async def take(self, count: int) -> None:
         """Wait until this many bytes may pass."""
+        wait = self.owed_seconds(count)
+        if wait > 0:
+            await self._sleep(wait)
+
+    def owed_seconds(self, count: int) -> float:
+        """Let this many bytes pass; return how long to wait before the next."""
         if self._limit is None:
-            return
+            return 0.0
         now = self._clock()
         self._free_at = max(self._free_at, now - 1.0) + count / self._limit
-        if self._free_at > now:
-            await self._sleep(self._free_at - now)
+        return max(0.0, self._free_at - now)
 
 
 def _turn_bytes(bytes_per_second: float) -> int:
@@ -101,6 +106,7 @@ class Fetcher:
         pace: Pace,
         connections: int = 1,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        room_bytes: int | None = None,
     ) -> None:
         self.source = source
         self.folder = folder
@@ -108,6 +114,9 @@ class Fetcher:
         self.pace = pace
         self.connections = connections
         self.sleep = sleep
+        self.room_bytes = room_bytes
+        self.comes_from_another: Callable[[File], bool] = lambda _file: False
+        """Told of a file that came whole and wrong; answers whether another would send it the next time."""
 
     async def fetch(self, file: File) -> None:
         """Make the file be there, whole, right and durable. Raises Hopeless or Passing."""
@@ -119,6 +128,18 @@ class Fetcher:
             raise _disk_problem(error, file.path, self.folder) from error
         finally:
             part.close()
+
+    @property
+    def turn_bytes(self) -> int:
+        """Return how much a connection may bring before it asks again: up to the first byte that has no room."""
+        if self.room_bytes is None:
+            return self.pace.turn_bytes
+        return min(self.pace.turn_bytes, max(0, self.room_bytes - self.progress.bytes_done) + 1)
+
+    def check_room(self) -> None:
+        """Raise Hopeless once there is more than may be: not every source tells a size before."""
+        if self.room_bytes is not None and self.progress.bytes_done > self.room_bytes:
+            raise over_budget(f"more than {self.room_bytes:,}", self.room_bytes)
 
     @property
     def share(self) -> int:
@@ -153,7 +174,7 @@ class _Download:
             if part.right:
                 break
             # Old bytes on our own disk are not the source's fault: they cost no try.
-            wrong += from_zero
+            wrong += from_zero and not self._means.comes_from_another(part.file)
             await self._throw_away()
             if wrong == 2:
                 raise Hopeless(
@@ -215,6 +236,7 @@ class _Download:
                 while len(self._lanes) < self._share and (lane := self._next_lane()) is not None:
                     if self._lanes and not self._part.sparse:
                         await in_thread(self._part.make_sparse)
+                        continue  # meanwhile the source may have shown that it knows no ranges
                     task = asyncio.create_task(self._run(lane))
                     task.add_done_callback(lambda _: self._changed.beat())
                     self._lanes[task] = lane
@@ -273,6 +295,7 @@ class _Download:
         end = None if lane.end == part.file.size else lane.end
         async with self._means.source.open(part.file, lane.at, part.version, end) as transfer:
             await self._agree(lane, transfer)
+            lane.from_peer = transfer.from_peer
             try:
                 if transfer.pipe is None:
                     await self._pour(lane, transfer.chunks)
@@ -306,7 +329,7 @@ class _Download:
         more = True
         while more:
             before = lane.at
-            turn = partial(self._part.fill, lane, pipe, self._means.pace.turn_bytes)
+            turn = partial(self._part.fill, lane, pipe, self._means.turn_bytes)
             try:
                 more = await in_thread(turn, pipe.break_off)
             finally:
@@ -333,9 +356,10 @@ class _Download:
         if lane.at == before:
             return
         self._part.there = joined(self._part.there, (before, lane.at))
-        self._progress.add(lane.at - before, fetched=True)
+        self._progress.add(lane.at - before, fetched=True, from_peer=lane.from_peer)
         self._unsynced += lane.at - before
         self._changed.beat()
+        self._means.check_room()
 
     async def _hash_along(self) -> None:
         """Hash what is there without a gap, until all is."""
@@ -385,6 +409,15 @@ async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
     for task in there:
         task.cancel()
     await asyncio.gather(*there, return_exceptions=True)
+
+
+def over_budget(needed: str, room_bytes: int) -> Hopeless:
+    """Return the refusal of weights that would take more than the budget leaves them."""
+    return Hopeless(
+        Reason.OVER_BUDGET,
+        f"the weights take {needed} bytes, the budget leaves {room_bytes:,} for them on this node: raise the budget "
+        "of the node or the namespace, or delete caches that nobody needs",
+    )
 
 
 def _disk_problem(error: OSError, path: str, folder: Path) -> Passing:

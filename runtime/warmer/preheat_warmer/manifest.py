@@ -22,8 +22,12 @@ WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".plan", ".engine", ".onnx")
 DEFAULT_INCLUDE = (
     "*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.gguf", "*.pbtxt", "*.plan", "*.engine",
 )  # fmt: skip
+TRAINING = ("training_args.bin", "optimizer.*", "scheduler.*", "scaler.pt", "rng_state*.pth")
+"""Names of pickles that training goes on from and no engine loads; taken only where a pattern names them."""
 SUMS = "SHA256SUMS"
 PATH_LIMIT_BYTES = 512
+SIZE_LIMIT_BYTES = 1 << 50
+"""No file is larger."""
 PART_SUFFIX = ".part"
 """Of a file that is not whole yet."""
 PART_LIMIT_BYTES = 255 - len(PART_SUFFIX)
@@ -54,6 +58,11 @@ class Manifest:
     def total_bytes(self) -> int:
         """Sum of the sizes that are known."""
         return sum(file.size or 0 for file in self.files)
+
+    @property
+    def sizes_known(self) -> bool:
+        """Tell whether that is the size of all files."""
+        return all(file.size is not None for file in self.files)
 
 
 def is_sha256(text: str) -> bool:
@@ -108,7 +117,12 @@ def select(manifest: Manifest, include: Sequence[str], *, allow_pickle: bool) ->
     there in a pickle only.
     """
     patterns = tuple(include) or (*DEFAULT_INCLUDE, *(f"*{s}" for s in PICKLE_SUFFIXES if allow_pickle))
-    chosen = [file for file in manifest.files if any(fnmatch.fnmatchcase(file.path, p) for p in patterns)]
+    chosen = [
+        file
+        for file in manifest.files
+        if any(fnmatch.fnmatchcase(file.path, p) for p in patterns)
+        and (include or not _is_training(file.path))
+    ]
     pickles = [file.path for file in manifest.files if is_pickle(file.path)]
     weightless = not any(file.path.lower().endswith(WEIGHT_SUFFIXES) for file in chosen)
     if pickles and not include and not allow_pickle and weightless:
@@ -120,6 +134,11 @@ def select(manifest: Manifest, include: Sequence[str], *, allow_pickle: bool) ->
             "spec.model.include or the format",
         )
     return approve(Manifest(tuple(chosen), manifest.revision), allow_pickle=allow_pickle)
+
+
+def _is_training(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return is_pickle(name) and any(fnmatch.fnmatchcase(name, pattern) for pattern in TRAINING)
 
 
 def approve(manifest: Manifest, *, allow_pickle: bool) -> Manifest:
@@ -220,6 +239,40 @@ def render(manifest: Manifest, uri: str, include: Sequence[str]) -> dict[str, An
         "totalBytes": manifest.total_bytes,
         "manifestSHA256": manifest_digest(manifest),
     }
+
+
+def parse_published(text: str) -> Manifest:
+    """Return what ``render`` wrote. Raises Hopeless for anything else."""
+    try:
+        return parse_rendered(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise Hopeless(Reason.NOT_FOUND, f"what is published has no manifest ({error})") from error
+
+
+def parse_rendered(found: Any) -> Manifest:
+    """Return what ``render`` wrote. Raises ValueError for anything else: it may be anybody's."""
+    try:
+        files = tuple(_rendered_file(entry) for entry in found["files"])
+        manifest, digest = Manifest(files, str(found["revision"])), found["manifestSHA256"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"it is no manifest ({error!r})") from error
+    if len({file.path for file in files}) < len(files):
+        raise ValueError("it names a file twice")
+    if manifest_digest(manifest) != digest:
+        raise ValueError("its own digest is not what its files say")
+    return manifest
+
+
+def _rendered_file(entry: Any) -> File:
+    path, size, sha256, git_sha1 = (entry[name] for name in ("path", "sizeBytes", "sha256", "gitSHA1"))
+    problem = _problem_of_path(path)
+    if problem is not None:
+        raise ValueError(f"the path {path[:100]!r}: {problem}")
+    if type(size) is not int or not 0 <= size <= SIZE_LIMIT_BYTES:
+        raise ValueError(f"{path} has no size")
+    if not (is_sha256(sha256) if sha256 is not None else _SHA1.fullmatch(git_sha1)):
+        raise ValueError(f"{path} has no digest")
+    return File(path, size, sha256, git_sha1)
 
 
 def manifest_digest(manifest: Manifest) -> str:

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Protocol
 
 from preheat_warmer.manifest import PART_SUFFIX, File
-from preheat_warmer.publish import NOTES
+from preheat_warmer.publish import FILE_MODE, NOTES
 from preheat_warmer.sources.base import Pipe
 from preheat_warmer.spans import Span, covered, joined
 
-READ_BYTES = 256 << 10
+READ_BYTES = 512 << 10
+"""Larger reads cost less; what is read and not written yet is what a kill loses."""
 HASH_BYTES = 1 << 20
 TURN_SECONDS = 0.1
 """How long a thread works before it reports: progress, speed limit and SIGTERM wait for that."""
@@ -54,6 +55,7 @@ class Lane:
     end: int | None
     at: int = 0
     noted: int = 0
+    from_peer: bool = False
 
     def __post_init__(self) -> None:
         self.at = self.noted = self.start
@@ -96,8 +98,9 @@ class Part:
         self._note_bytes = note_bytes(file.size, connections)
         self._fd = self._note_fd = -1
         self._noting = threading.Lock()
+        self._hashing = threading.Lock()
         self._buffer = memoryview(bytearray(HASH_BYTES))
-        self._digest = _new_digest(file)
+        self._digest = new_digest(file)
         self.there: tuple[Span, ...] = ()
         """What is on the disk; kept by the event loop."""
         self.hashed = 0
@@ -123,7 +126,7 @@ class Part:
         if self.whole.exists():
             self.whole.replace(self.path)  # it was right for an earlier list of files
             self._note.unlink(missing_ok=True)
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         length = os.fstat(self._fd).st_size
         try:
             noted = parse_note(self._note.read_text("utf-8"))
@@ -148,21 +151,33 @@ class Part:
             if room == 0:
                 self.overlong |= lane.end == self.file.size and pipe.read(1) != b""
                 return False
-            piece = pipe.read(min(READ_BYTES, room))
+            piece = pipe.read(min(READ_BYTES, room, last - lane.at))
             if not piece:
                 return False
             self.write(lane, piece)
         return True
 
-    def write(self, lane: Lane, chunk: bytes) -> None:
+    def write(self, lane: Lane, chunk: bytes | memoryview) -> None:
         """Put bytes at their place. Raises OSError; ``lane.at`` then says how far it came."""
         left = memoryview(chunk)
         while left:
             count = os.pwrite(self._fd, left, lane.at)
+            self._hash_now(lane.at, left[:count])
             lane.at += count
             left = left[count:]
         if lane.at - lane.noted >= self._note_bytes:
             self.note(lane)
+
+    def _hash_now(self, at: int, piece: memoryview) -> None:
+        """Hash bytes at once if all before them are hashed: while they are near, and need not be read back."""
+        if at != self.hashed or not self._hashing.acquire(blocking=False):
+            return
+        try:
+            if at == self.hashed:
+                self._digest.update(piece)
+                self.hashed += len(piece)
+        finally:
+            self._hashing.release()
 
     def note(self, lane: Lane) -> None:
         """Remember what a connection has brought."""
@@ -186,14 +201,17 @@ class Part:
         os.ftruncate(self._fd, self.file.size or 0)
 
     def hash_to(self, end: int) -> None:
-        """Read back and hash up to there: what is hashed is what the disk gives, at the price of a copy."""
-        while self.hashed < end:
-            room = min(HASH_BYTES, end - self.hashed)
-            count = os.preadv(self._fd, [self._buffer[:room]], self.hashed)
-            if count == 0:
-                raise OSError(errno.EIO, os.strerror(errno.EIO), str(self.path))
-            self._digest.update(self._buffer[:count])
-            self.hashed += count
+        """Read back and hash up to there: what an earlier run left, and what came before its turn."""
+        while True:
+            with self._hashing:
+                room = min(HASH_BYTES, end - self.hashed)
+                if room <= 0:
+                    return
+                count = os.preadv(self._fd, [self._buffer[:room]], self.hashed)
+                if count == 0:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO), str(self.path))
+                self._digest.update(self._buffer[:count])
+                self.hashed += count
 
     def sync(self) -> None:
         """Make durable what is written."""
@@ -211,7 +229,7 @@ class Part:
         os.ftruncate(self._fd, 0)
         self._close_note()
         self._note.unlink(missing_ok=True)
-        self.there, self.hashed, self._digest = (), 0, _new_digest(self.file)
+        self.there, self.hashed, self._digest = (), 0, new_digest(self.file)
         self.overlong, self.sparse, self.version = False, False, ""
 
     def close(self) -> None:
@@ -237,7 +255,7 @@ class Part:
             self._note_fd = -1
 
 
-def _new_digest(file: File) -> Digest:
+def new_digest(file: File) -> Digest:
     """Return a fresh hash of the kind that the file's digest is of."""
     if file.sha256 is not None:
         return hashlib.sha256()

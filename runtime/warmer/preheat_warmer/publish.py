@@ -12,17 +12,21 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
 from preheat_warmer.errors import Hopeless, Passing, Reason
-from preheat_warmer.manifest import PART_SUFFIX, Manifest, manifest_digest, render
+from preheat_warmer.manifest import PART_SUFFIX, Manifest, manifest_digest, parse_rendered, render
 
 PUBLISHED = "model"
 PARTIAL = ".partial"
 ASIDE = ".replaced"
 LOCK = ".lock"
 MANIFEST = ".preheat-manifest.json"
+MANIFEST_LIMIT_BYTES = 8 << 20
+"""Some thirty thousand files. Who reads a manifest of somebody else's reads no more."""
 NOTES = ".preheat-parts"
 """Below .partial: what the fetcher notes down about unfinished files. Never published."""
 SPARE_BYTES = 64 << 20
 """What must stay free on the disk besides the weights."""
+FILE_MODE = 0o640
+FOLDER_MODE = 0o750
 LOCK_POLL_SECONDS = 0.2
 HEADER_LIMIT_BYTES = 100_000_000
 """Longest safetensors header, as the format's own reader allows."""
@@ -34,8 +38,9 @@ def read_published(destination: Path) -> dict[str, Any] | None:
     folder = destination / PUBLISHED
     try:
         found = json.loads((folder / MANIFEST).read_text("utf-8"))
-        whole = all((folder / f["path"]).stat().st_size == f["sizeBytes"] for f in found["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        files = parse_rendered(found).files
+        whole = all((folder / file.path).stat().st_size == file.size for file in files)
+    except (OSError, ValueError, RecursionError):
         return None
     return found if whole else None
 
@@ -47,36 +52,72 @@ def published(destination: Path, manifest: Manifest) -> bool:
 
 
 async def lock(destination: Path, held: ExitStack) -> bool:
-    """Wait until no other warmer writes here; tell whether there was one. ``held`` releases the lock.
+    """Wait until nobody else works here; tell whether somebody did. ``held`` releases the lock.
 
-    It asks again and again rather than blocks, so that SIGTERM is heard. Raises Passing when the folder
-    cannot be written.
+    It asks again and again rather than blocks, so that SIGTERM is heard. The folder may be removed while we wait
+    (``keep.py``): then the lock that is left is of a folder that is gone, and it begins anew. Raises Passing when
+    the folder cannot be written.
     """
-    try:
-        file = held.enter_context(_lock_file(destination))
-    except OSError as error:
-        raise Passing(
-            Reason.DISK_ERROR,
-            f"{destination} cannot be written: {error.strerror}. The folder must belong to uid or gid 1000",
-        ) from error
     waited = False
     while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waited = True
-            await asyncio.sleep(LOCK_POLL_SECONDS)
-        else:
+        file = _lock_file(destination)
+        if file is not None and _locked(file) and _is_there(file, destination / LOCK):
+            held.enter_context(file)
             return waited
+        if file is not None:
+            file.close()
+        waited = True
+        await asyncio.sleep(LOCK_POLL_SECONDS)
 
 
-def _lock_file(destination: Path) -> IO[str]:
-    destination.mkdir(exist_ok=True)
-    return (destination / LOCK).open("w", encoding="utf-8")
+def _lock_file(destination: Path) -> IO[str] | None:
+    """Open the lock; None when the folder was removed in between."""
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(destination, error) from error
+    try:
+        return (destination / LOCK).open("w", encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unwritable(destination, error) from error
+
+
+def _unwritable(destination: Path, error: OSError) -> Passing:
+    return Passing(
+        Reason.DISK_ERROR,
+        f"{destination} cannot be written: {error.strerror}. The folder must belong to uid or gid 1000",
+    )
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_there(file: IO[str], path: Path) -> bool:
+    """Tell whether an open file is still the one at this path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def touch(destination: Path) -> None:
+    """Make the folder young: the node's keeper leaves it alone for a while (``keep.py``)."""
+    os.utime(destination)
 
 
 def prepare(destination: Path, manifest: Manifest) -> Path:
-    """Return the folder to fetch into. What an earlier list of files left there goes."""
+    """Return the folder to fetch into. What an earlier list of files left there goes.
+
+    So does a file with a second name: it is one of the quarantine's, and pods may still have it open. What is
+    fetched would be written into it.
+    """
     partial = destination / PARTIAL
     partial.mkdir(exist_ok=True)
     wanted = {name for file in manifest.files for name in (file.path, f"{file.path}{PART_SUFFIX}")}
@@ -85,9 +126,13 @@ def prepare(destination: Path, manifest: Manifest) -> Path:
         if path.is_dir() and not path.is_symlink():
             if name in wanted:  # it was a folder then and is a file now; it is empty by now
                 path.rmdir()
-        elif path.is_symlink() or (name not in wanted and not name.startswith(f"{NOTES}/")):
+        elif _is_no_part(path) or (name not in wanted and not name.startswith(f"{NOTES}/")):
             path.unlink()
     return partial
+
+
+def _is_no_part(path: Path) -> bool:
+    return path.is_symlink() or path.stat().st_nlink > 1
 
 
 def check_space(partial: Path, manifest: Manifest) -> None:
@@ -121,12 +166,16 @@ def publish(destination: Path, manifest: Manifest, uri: str, include: Sequence[s
     partial, target, aside = destination / PARTIAL, destination / PUBLISHED, destination / ASIDE
     shutil.rmtree(partial / NOTES, ignore_errors=True)
     text = json.dumps(render(manifest, uri, include), indent=1, sort_keys=True)
+    if len(text) > MANIFEST_LIMIT_BYTES:
+        raise _incomplete(
+            f"{len(manifest.files):,} files are more than a model has: narrow spec.model.include"
+        )
     (partial / MANIFEST).write_text(text, encoding="utf-8")
     for folder, _, files in os.walk(partial, topdown=False):
         for name in files:
-            Path(folder, name).chmod(0o640)
+            _set_mode(Path(folder, name), FILE_MODE)
             _sync(Path(folder, name))
-        Path(folder).chmod(0o750)
+        _set_mode(Path(folder), FOLDER_MODE)
         _sync(Path(folder))
     shutil.rmtree(aside, ignore_errors=True)
     if target.exists():
@@ -195,6 +244,12 @@ def _check_index(content: bytes, name: str, paths: set[str]) -> None:
 
 def _incomplete(message: str) -> Hopeless:
     return Hopeless(Reason.INCOMPLETE_MODEL, message)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Change the mode where it is another: a change makes the next fsync wait for the file system's journal."""
+    if path.stat().st_mode & 0o7777 != mode:
+        path.chmod(mode)
 
 
 def _sync(path: Path) -> None:

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from preheat_warmer.errors import Hopeless, Reason
 from preheat_warmer.progress import Progress
+from preheat_warmer.tally import Tally
 
 
 class _Numbers(Collector):
@@ -29,12 +30,41 @@ class _Numbers(Collector):
         yield GaugeMetricFamily("preheat_warmer_expected_bytes", "Bytes of the model.", p.bytes_total)
         yield GaugeMetricFamily("preheat_warmer_files", "Files that are whole and verified.", p.files_done)
         yield CounterMetricFamily(
-            "preheat_warmer_fetched_bytes", "Bytes that came from the source in this run.", p.bytes_fetched
+            "preheat_warmer_fetched_bytes", "Bytes that came in this run.", p.bytes_fetched
+        )
+        yield CounterMetricFamily(
+            "preheat_warmer_peer_bytes", "Bytes of them that came from neighbours.", p.bytes_from_peers
         )
         yield CounterMetricFamily("preheat_warmer_retries", "Requests that had to be made again.", p.retries)
 
 
-class _Server(ThreadingHTTPServer):
+class KeeperNumbers(Collector):
+    """What a keeper has done so far, and how far it is."""
+
+    def __init__(self, progress: Progress, tally: Tally) -> None:
+        self._progress = progress
+        self._tally = tally
+
+    @override
+    def collect(self) -> Iterable[Metric]:
+        p, t = self._progress, self._tally
+        yield CounterMetricFamily("preheat_keeper_freed_bytes", "Bytes that were deleted.", t.freed_bytes)
+        yield CounterMetricFamily("preheat_keeper_removed", "Caches that were removed.", t.removed)
+        yield GaugeMetricFamily(
+            "preheat_keeper_in_use", "Caches that nobody asks for and somebody uses.", t.in_use_count
+        )
+        yield GaugeMetricFamily("preheat_keeper_stuck", "Folders that could not be removed.", t.stuck_count)
+        yield GaugeMetricFamily(
+            "preheat_keeper_bytes_to_verify", "Bytes to verify in this run.", p.bytes_total
+        )
+        yield CounterMetricFamily(
+            "preheat_keeper_verified_bytes", "Bytes that were read and hashed.", p.bytes_done
+        )
+        yield CounterMetricFamily("preheat_keeper_verified", "Caches that are what they must be.", t.verified)
+        yield GaugeMetricFamily("preheat_keeper_corrupt", "Caches that are not.", t.corrupt_count)
+
+
+class DualStackServer(ThreadingHTTPServer):
     """Answers on IPv4 and IPv6 alike: a cluster may have either."""
 
     daemon_threads = True
@@ -51,10 +81,10 @@ class _Server(ThreadingHTTPServer):
         super().server_bind()
 
 
-def serve(port: int, progress: Progress) -> ThreadingHTTPServer:
+def serve(port: int, progress: Progress, numbers: Collector | None = None) -> ThreadingHTTPServer:
     """Serve in a thread of its own; return the server, whose shutdown() ends it. Raises Hopeless."""
     registry = CollectorRegistry()
-    registry.register(_Numbers(progress))
+    registry.register(numbers or _Numbers(progress))
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10.0
@@ -78,7 +108,7 @@ def serve(port: int, progress: Progress) -> ThreadingHTTPServer:
             """Leave polls out of the log."""
 
     try:
-        server = _Server(port, Handler)
+        server = DualStackServer(port, Handler)
     except OSError as error:
         raise Hopeless(
             Reason.INVALID_CONFIG, f"listenPort {port} cannot be used: {error.strerror}"

@@ -39,23 +39,13 @@ def secret(tmp_path: Path) -> Callable[[dict[str, str]], str]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, cache: Path) -> Iterator[Start]:
+def task(tmp_path: Path) -> Iterator[Start]:
+    """Start a process with this very configuration."""
     runs: list[Run] = []
 
     def starter(
-        uri: str,
-        revision: str = "",
-        *,
-        environment: dict[str, str] | None = None,
-        file_limit: int | None = None,
-        **more: Any,
+        config: dict[str, Any], *, environment: dict[str, str] | None = None, file_limit: int | None = None
     ) -> Run:
-        config = {
-            "source": {"uri": uri, "revision": revision},
-            "destination": str(cache),
-            "listenPort": 0,
-            **more,
-        }
         last_words = tmp_path / f"last-words-{len(runs)}"
         process = subprocess.Popen(
             [sys.executable, "-m", "preheat_warmer.main"],
@@ -78,6 +68,25 @@ def start(tmp_path: Path, cache: Path) -> Iterator[Start]:
     for run in runs:
         if run.process.poll() is None:
             run.kill()
+
+
+@pytest.fixture
+def start(cache: Path, task: Start) -> Start:
+    """Start a warmer."""
+
+    def starter(
+        uri: str,
+        revision: str = "",
+        *,
+        environment: dict[str, str] | None = None,
+        file_limit: int | None = None,
+        **more: Any,
+    ) -> Run:
+        source = {"uri": uri, "revision": revision}
+        config = {"source": source, "destination": str(cache), "listenPort": 0, **more}
+        return task(config, environment=environment, file_limit=file_limit)
+
+    return starter
 
 
 @pytest.fixture

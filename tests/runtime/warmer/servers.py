@@ -21,8 +21,7 @@ from e2e.images.once import cache_directory, digest, locked, made_once
 S3 = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 GOOGLE = "github.com/fsouza/fake-gcs-server@v1.56.1"
 REGISTRY = "github.com/distribution/distribution/v3/cmd/registry@v3.1.2"
-MLFLOW = ("mlflow==3.17.2", "2026-11-01")
-"""The package, and the day after which nothing it needs was released."""
+MLFLOW = Path(__file__).parents[3] / "requirements/mlflow-server.lock"
 DEADLINE_SECONDS = 60.0
 
 
@@ -42,29 +41,16 @@ def built(package: str) -> Path:
 
 
 def mlflow() -> Path:
-    """Return the Python of a venv with MLflow, installed on first use."""
-    package, cutoff = MLFLOW
-    folder = cache_directory() / "servers" / f"mlflow-{digest(package.encode(), cutoff.encode())}"
+    """Return the Python of a venv with MLflow, installed on first use from its lock file."""
+    folder = cache_directory() / "servers" / f"mlflow-{digest(MLFLOW.read_bytes())}"
     python = folder / "bin" / "python"
     with locked(folder.with_name(f"{folder.name}.lock")):
         if not (folder / "complete").exists():
-            print(f"  installing {package}, once", flush=True)
+            print("  installing MLflow, once", flush=True)
             uv = Path(sys.executable).with_name("uv")
             subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-            subprocess.run(
-                [
-                    str(uv),
-                    "pip",
-                    "install",
-                    "-q",
-                    "--python",
-                    str(python),
-                    "--exclude-newer",
-                    cutoff,
-                    package,
-                ],
-                check=True,
-            )
+            install = [str(uv), "pip", "install", "-q", "--python", str(python), "--require-hashes"]
+            subprocess.run([*install, "-r", str(MLFLOW)], check=True)
             (folder / "complete").touch()
     return python
 

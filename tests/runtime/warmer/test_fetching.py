@@ -41,9 +41,31 @@ def test_a_folder_is_published_with_its_manifest_and_rights(
     assert (manifest["schema"], manifest["source"], manifest["totalBytes"]) == (1, uri, size)
     assert manifest["manifestSHA256"] == words["manifestSHA256"]
     assert {f["path"]: f["sha256"] for f in manifest["files"]} == {p: sha256(c) for p, c in files.items()}
-    assert sorted(path.name for path in cache.iterdir()) == [".lock", "model"]
+    assert sorted(path.name for path in cache.iterdir()) == [".lock", ".preheat-verified", "model"]
     for path in (cache / "model").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o750 if path.is_dir() else 0o640)
+
+
+def test_a_volume_of_somebody_elses_gets_one_folder_more_and_keeps_what_it_has(
+    origin: Origin, start: Start, cache: Path
+) -> None:
+    """Mode Shared: the folders above the cache's own are made, and nothing beside them is touched."""
+    theirs = cache / "theirs"
+    theirs.write_bytes(b"theirs")
+    uri = origin.folder("m", {"a.gguf": b"weights"})
+    folder = cache / ".preheat/default/0123456789abcdef"
+    for _ in range(2):
+        start(uri, destination=str(folder)).published()
+    assert tree(folder / "model") == {"a.gguf": b"weights"}
+    assert {path.name for path in cache.iterdir()} == {".preheat", "theirs"}
+    assert theirs.read_bytes() == b"theirs"
+
+
+def test_a_volume_that_cannot_be_written_is_told(origin: Origin, start: Start, cache: Path) -> None:
+    (cache / ".preheat").write_bytes(b"a file where a folder must be")
+    uri = origin.folder("m", {"a.gguf": b"weights"})
+    run = start(uri, destination=str(cache / ".preheat/default/0123456789abcdef"))
+    assert "must belong to uid or gid 1000" in run.failed(1, "DiskError")
 
 
 def test_a_killed_download_goes_on_where_it_was(origin: Origin, start: Start, cache: Path) -> None:
@@ -276,7 +298,7 @@ def test_weights_of_another_list_take_the_place_of_the_old(origin: Origin, start
     del origin.files["/m/b.gguf"]
     start(origin.folder("m", {"a.gguf": b"new"})).published()
     assert tree(cache / "model") == {"a.gguf": b"new"}
-    assert sorted(path.name for path in cache.iterdir()) == [".lock", "model"]
+    assert sorted(path.name for path in cache.iterdir()) == [".lock", ".preheat-verified", "model"]
 
 
 def test_two_at_once_fetch_once(origin: Origin, start: Start, cache: Path) -> None:

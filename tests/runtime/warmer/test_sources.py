@@ -10,6 +10,7 @@ import pytest
 
 from tests.runtime.warmer.origin import Answer, Origin, sha256
 from tests.runtime.warmer.run import Start
+from tests.unit.warmer.pickled import Evil, archive, state
 
 COMMIT = "a" * 40
 NAME = "org/model-1"
@@ -156,7 +157,7 @@ def test_without_a_digest_nothing_is_fetched(origin: Origin, start: Start, cache
     files = [{"path": "m.gguf", "sizeBytes": 7}]
     assert "m.gguf" in start(f"{origin.url}/d/", files=files).failed(2, "NoDigest")
     assert origin.requests("/d/m.gguf") == []
-    assert list(cache.iterdir()) == []
+    assert [path.name for path in cache.iterdir()] == [".lock"]
 
 
 def test_pickles_are_refused_unless_trusted(origin: Origin, start: Start, cache: Path) -> None:
@@ -285,3 +286,16 @@ def test_a_folder_that_cannot_be_written_is_told(start: Start, origin: Origin, t
     (tmp_path / "file").write_bytes(b"")
     message = start(uri, destination=str(tmp_path / "file")).failed(1, "DiskError")
     assert "1000" in message
+
+
+def test_a_pickle_that_would_run_something_is_not_published(
+    origin: Origin, start: Start, cache: Path
+) -> None:
+    """Its digest is right, and the user allows pickles: it is looked into all the same."""
+    origin.folder("m", {"good.bin": archive(state(2)), "deep/bad.pt": archive(state(2, planted=Evil()))})
+    message = start(f"{origin.url}/m/", allowPickle=True).failed(2, "PickleRefused")
+    assert "deep/bad.pt imports" in message
+    assert "system" in message
+    assert not (cache / "model").exists()
+    start(f"{origin.url}/m/", allowPickle=True, include=["good.bin"]).published()
+    assert list(model(cache)) == ["good.bin"]

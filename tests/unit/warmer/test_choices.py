@@ -191,6 +191,18 @@ def test_a_model_whose_weights_are_a_pickle_is_refused_not_published_without_wei
     ]
 
 
+def test_what_only_training_needs_is_taken_when_it_is_named() -> None:
+    repository = [
+        "a/pytorch_model.bin",
+        "training_args.bin",
+        "a/optimizer.pt",
+        "optimizer.json",
+        "rng_state_0.pth",
+    ]
+    assert chosen(repository, allow_pickle=True) == ["a/pytorch_model.bin", "optimizer.json"]
+    assert chosen(repository, "*.bin", allow_pickle=True) == ["a/pytorch_model.bin", "training_args.bin"]
+
+
 @pytest.mark.parametrize(
     "name", ["a.bin", "a.PT", "x/a.pth", "a.ckpt", "a.pkl", "a.Pickle", "a.joblib", "a.npy", "a.dill"]
 )

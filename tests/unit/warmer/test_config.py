@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from preheat_warmer.config import VARIABLE, Config, from_environment
+from preheat_warmer.config import ROOM_VARIABLE, VARIABLE, Config, KeepConfig, from_environment
 from preheat_warmer.errors import Hopeless, Reason
 
 NOWHERE = Path("/nonexistent")
@@ -16,7 +16,9 @@ SMALLEST: dict[str, Any] = {"source": {"uri": "http://store/m/"}, "destination":
 
 
 def parse(given: object, credentials: Path = NOWHERE, **environment: str) -> Config:
-    return from_environment({VARIABLE: json.dumps(given), **environment}, credentials)
+    config = from_environment({VARIABLE: json.dumps(given), **environment}, credentials)
+    assert isinstance(config, Config)
+    return config
 
 
 def test_the_smallest_has_defaults() -> None:
@@ -61,6 +63,10 @@ FILE = {"path": "a", "sha256": "a" * 64}
 @pytest.mark.parametrize(
     ("change", "word"),
     [
+        ({"task": "sweep"}, "task 'sweep' is none"),
+        ({"task": 5}, "task must be a string"),
+        ({"roomBytes": -1}, "roomBytes"),
+        ({"roomBytes": "5"}, "roomBytes must be a whole number"),
         ({"source": None}, "source is missing"),
         ({"source": {}}, "source.uri is missing"),
         ({"source": {"uri": ""}}, "source.uri is empty"),
@@ -147,6 +153,114 @@ def test_a_token_that_is_none_is_refused_and_not_repeated(tmp_path: Path, conten
         parse(SMALLEST, tmp_path)
     assert "Secret" in str(caught.value)
     assert "words" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "told", "room"),
+    [(None, None, None), (5, None, 5), (0, "", 0), (5, "7", 7), (None, "0", 0), (5, " 8 ", 8)],
+)
+def test_the_room_that_the_variable_tells_wins(given: int | None, told: str | None, room: int | None) -> None:
+    environment = {} if told is None else {ROOM_VARIABLE: told}
+    assert parse({**SMALLEST, "roomBytes": given}, **environment).room_bytes == room
+
+
+@pytest.mark.parametrize("told", ["-1", "five", "1e9", "²", "9" * 5000])
+def test_a_room_that_is_no_number_is_refused(told: str) -> None:
+    with pytest.raises(Hopeless) as caught:
+        parse(SMALLEST, **{ROOM_VARIABLE: told})
+    assert ROOM_VARIABLE in str(caught.value)
+
+
+KEY = "0123456789abcdef"
+KEEP: dict[str, Any] = {
+    "task": "keep",
+    "root": "/cache",
+    "keep": {"ns": [KEY]},
+    "olderThan": "2026-01-01T12:00:00Z",
+}
+
+
+def parse_keep(given: object) -> KeepConfig:
+    config = from_environment({VARIABLE: json.dumps(given)}, NOWHERE)
+    assert isinstance(config, KeepConfig)
+    return config
+
+
+def test_what_a_keeper_is_told() -> None:
+    config = parse_keep({**KEEP, "verify": {"ns": [KEY]}, "maxBytesPerSecond": 5, "nodeName": "n"})
+    assert config.keep == config.verify == {"ns": frozenset({KEY})}
+    assert config.older_than.isoformat() == "2026-01-01T12:00:00+00:00"
+    assert (config.max_bytes_per_second, config.node_name, config.listen_port) == (5, "n", 9081)
+    assert parse_keep({**KEEP, "keep": {}}).keep == {}, "that nothing stays must be said"
+    assert config.fresh_since == {}
+    fresh = parse_keep({**KEEP, "freshSince": {KEY: "2026-01-01T12:00:00Z"}}).fresh_since
+    assert fresh == {KEY: config.older_than}
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"root": None}, "root is missing"),
+        ({"keep": None}, "keep is missing"),
+        ({"keep": [KEY]}, "keep must be an object"),
+        ({"keep": {"ns": KEY}}, "keep.ns must be a list"),
+        ({"keep": {"ns": ["x"]}}, "16 hexadecimal digits"),
+        ({"keep": {"ns": [5]}}, "16 hexadecimal digits"),
+        ({"keep": {"ns": [KEY.upper()]}}, "16 hexadecimal digits"),
+        ({"keep": {"..": [KEY]}}, "no namespace"),
+        ({"keep": {"a/b": [KEY]}}, "no namespace"),
+        ({"verify": {"ns": ["f" * 16]}}, "not in keep"),
+        ({"verify": {"other": [KEY]}}, "not in keep"),
+        ({"olderThan": None}, "olderThan is missing"),
+        ({"olderThan": "yesterday"}, "olderThan"),
+        ({"olderThan": "2026-01-01T12:00:00"}, "time zone"),
+        ({"freshSince": [KEY]}, "freshSince must be an object"),
+        ({"freshSince": {"x": "2026-01-01T12:00:00Z"}}, 'freshSince: "x" is no key'),
+        ({"freshSince": {KEY: "soon"}}, f"freshSince.{KEY} 'soon' is no time"),
+        (
+            {"freshSince": {KEY: "2026-01-01T12:00:00"}},
+            f"freshSince.{KEY} '2026-01-01T12:00:00' has no time zone",
+        ),
+        ({"freshSince": {KEY: 5}}, f"freshSince.{KEY} must be a string"),
+        ({"freshSince": {KEY: None}}, f"freshSince.{KEY} is missing"),
+        ({"maxBytesPerSecond": 0}, "maxBytesPerSecond"),
+        ({"listenPort": -1}, "listenPort"),
+    ],
+)
+def test_what_is_wrong_for_a_keeper_is_named(change: dict[str, Any], word: str) -> None:
+    with pytest.raises(Hopeless) as caught:
+        parse_keep({**KEEP, **change})
+    assert caught.value.reason is Reason.INVALID_CONFIG
+    assert word in str(caught.value)
+
+
+KEEP_VALUES = st.sampled_from(
+    [
+        None,
+        5,
+        "",
+        "x",
+        [],
+        {},
+        {"ns": None},
+        {"ns": [None]},
+        {"": []},
+        {"ns": {}},
+        {"n\ud800": []},
+        "9999-99-99",
+    ]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["root", "keep", "verify", "olderThan", "freshSince", "nodeName"]), KEEP_VALUES
+    )
+)
+def test_any_json_for_a_keeper_is_read_or_refused_in_words(change: dict[str, Any]) -> None:
+    with suppress(Hopeless):
+        parse_keep({**KEEP, **change})
 
 
 VALUES = st.sampled_from(

@@ -8,11 +8,12 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from preheat_warmer.main import last_words
 from preheat_warmer.progress import Progress
 from preheat_warmer.sources.fence import is_forbidden
 from preheat_warmer.sources.hub import next_page
 from preheat_warmer.sources.web import Web, retry_after, shown
+from preheat_warmer.tally import Tally
+from preheat_warmer.telling import last_words
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,35 @@ def test_last_words_fit_and_stay_json(message: str) -> None:
     told = json.loads(text)
     assert message.startswith(told["message"])
     assert told["message"] == message or len(told["message"]) > 200
+
+
+KEYS = st.lists(st.text("0123456789abcdef", min_size=16, max_size=16), max_size=400)
+
+
+@settings(max_examples=30, deadline=None)
+@given(KEYS, KEYS, st.text(max_size=300))
+def test_a_keeper_s_last_words_fit_and_their_counts_are_whole(
+    used: list[str], corrupt: list[str], why: str
+) -> None:
+    tally = Tally()
+    for key in used:
+        tally.add_in_use(key)
+        tally.add_young(key)
+        tally.add_stuck(f"ns/{key}", why)
+    for key in corrupt:
+        tally.add_corrupt(key, why)
+    text = last_words({"state": "Kept", **tally.words(), "bytes": 1 << 50, "free": 1 << 50})
+    assert len(text.encode()) < 4096
+    told = json.loads(text)
+    assert (told["inUseCount"], told["stuckCount"], told["corruptCount"]) == (
+        len(used),
+        len(used),
+        len(corrupt),
+    )
+    assert told["inUse"] == used[: len(told["inUse"])]
+    assert list(told["corrupt"]) == list(dict.fromkeys(corrupt))[: len(told["corrupt"])]
+    if told["inUse"] and told["stuck"]:
+        assert len(told["corrupt"]) == min(len(set(corrupt)), 200), "what is corrupt is cut last"
 
 
 class Clock:

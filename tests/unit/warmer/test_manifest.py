@@ -1,7 +1,10 @@
 """Which files make up a model: what is refused, what is left out, what a digest covers."""
 
+from contextlib import suppress
+from typing import Any
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from preheat_warmer.errors import Hopeless, Reason
 from preheat_warmer.manifest import (
@@ -10,7 +13,9 @@ from preheat_warmer.manifest import (
     checked_path,
     manifest_digest,
     parse_hub_tree,
+    parse_rendered,
     parse_sums,
+    render,
     select,
 )
 
@@ -103,3 +108,49 @@ def test_one_digest_for_the_same_bytes_whatever_the_order() -> None:
     one, two = File("a", 1, DIGEST), File("b", 2, "b" * 64)
     assert manifest_digest(Manifest((one, two))) == manifest_digest(Manifest((two, one)))
     assert manifest_digest(Manifest((one,))) != manifest_digest(Manifest((two,)))
+
+
+RENDERED = render(Manifest((File("a/w", 5, DIGEST), File("b", 0, None, "b" * 40)), "r"), "hf://a/b", ["*"])
+
+
+def test_what_was_rendered_is_read() -> None:
+    assert parse_rendered(RENDERED) == Manifest((File("a/w", 5, DIGEST), File("b", 0, None, "b" * 40)), "r")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"path": "../w"}, "path"),
+        ({"path": "/w"}, "path"),
+        ({"path": "b"}, "twice"),
+        ({"path": 5}, "no manifest"),
+        ({"path": "c"}, "its own digest"),
+        ({"sizeBytes": None}, "no size"),
+        ({"sizeBytes": -1}, "no size"),
+        ({"sizeBytes": True}, "no size"),
+        ({"sizeBytes": 1 << 60}, "no size"),
+        ({"sha256": "x"}, "no digest"),
+        ({"sha256": None}, "no manifest"),
+        ({"sha256": "b" * 64}, "its own digest"),
+    ],
+)
+def test_a_manifest_that_somebody_changed_is_none(change: dict[str, Any], told: str) -> None:
+    first, second = RENDERED["files"]
+    with pytest.raises(ValueError, match=told):
+        parse_rendered({**RENDERED, "files": [{**first, **change}, second]})
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*RENDERED, "path", "sizeBytes", "sha256", "gitSHA1"]), inner)
+    ),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ANY)
+def test_any_json_is_a_manifest_or_none(found: Any) -> None:
+    with suppress(ValueError):
+        parse_rendered(found)

@@ -11,8 +11,11 @@ from preheat_warmer.manifest import File, Manifest
 class Pipe(Protocol):
     """Bytes for a thread that reads and writes them without the event loop in between."""
 
-    def read(self, limit: int) -> bytes:
-        """Wait for bytes; return some, at most so many, and none at the end. Errors as ``chunks``."""
+    def read(self, limit: int) -> bytes | memoryview:
+        """Wait for bytes; return some, at most so many, and none at the end. Errors as ``chunks``.
+
+        What is returned may be overwritten by the next read.
+        """
         ...
 
     def break_off(self) -> None:
@@ -33,6 +36,8 @@ class Transfer:
     """False: the source sends everything, whatever part it is asked for."""
     pipe: Pipe | None = None
     """The same bytes as ``chunks``, where the source has a faster way; only one of the two is read."""
+    from_peer: bool = False
+    """Whether a neighbour sends them."""
 
 
 class Source(Protocol):

@@ -17,6 +17,7 @@ from preheat_warmer.errors import Hopeless, Reason
 from preheat_warmer.manifest import SUMS, File, Manifest, checked_path, parse_sums
 from preheat_warmer.secret import Secret
 from preheat_warmer.sources.base import Transfer
+from preheat_warmer.sources.google import Login, parse_account
 from preheat_warmer.sources.signature import signed_headers
 from preheat_warmer.sources.web import Authorize, Web, bearer, shown
 
@@ -41,8 +42,12 @@ class BucketSource:
         self._bucket = bucket_url(scheme, bucket, endpoint, region)
         asked = _ASK_FOR_CHECKSUMS if scheme == "s3" else {}
         self._knows_checksums = scheme == "s3"
+        self._login: Login | None = None
         if secret.access_key_id:
             self._web = web.authorized(signer(secret, region, asked))
+        elif scheme == "gs" and secret.google_key:
+            self._web = web
+            self._login = Login(parse_account(secret.google_key, self._bucket), web)
         elif scheme == "gs":
             self._web = web.authorized(bearer(token))
         else:
@@ -51,7 +56,7 @@ class BucketSource:
     async def list(self) -> Manifest:
         """Return what SHA256SUMS says; without one, the objects with the checksums that the service keeps."""
         try:
-            text, _ = await self._web.text(self._url(SUMS))
+            text, _ = await (await self._asking()).text(self._url(SUMS))
         except Hopeless as error:
             if error.reason is not Reason.NOT_FOUND:
                 raise
@@ -60,15 +65,20 @@ class BucketSource:
 
     async def size(self, file: File) -> int | None:
         """Return the size of an object."""
-        return await self._web.size(self._url(file.path))
+        return await (await self._asking()).size(self._url(file.path))
 
     @asynccontextmanager
     async def open(
         self, file: File, offset: int, version: str, end: int | None = None
     ) -> AsyncIterator[Transfer]:
         """Read an object."""
-        async with self._web.file(self._url(file.path), offset, version, end) as transfer:
+        web = await self._asking()
+        async with web.file(self._url(file.path), offset, version, end) as transfer:
             yield transfer
+
+    async def _asking(self) -> Web:
+        """Return the client that proves who asks; a token is renewed before it ends."""
+        return self._web if self._login is None else await self._login.web()
 
     def _url(self, path: str) -> str:
         return f"{self._bucket}/{_quoted(self._prefix + path)}"
@@ -101,7 +111,7 @@ class BucketSource:
 
     async def _page(self, url: str) -> str:
         try:
-            return (await self._web.text(url))[0]
+            return (await (await self._asking()).text(url))[0]
         except Hopeless as error:
             if error.reason is not Reason.NOT_FOUND:
                 raise

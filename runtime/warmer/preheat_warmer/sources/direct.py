@@ -33,17 +33,19 @@ class _Stale(Exception):  # noqa: N818 - private
 class Direct(httpx.AsyncBaseTransport):
     """Connections are kept and used again. Everything but reads and writes happens on the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, connect_seconds: float = CONNECT_SECONDS, read_seconds: float = READ_SECONDS) -> None:
+        self._patience = connect_seconds, read_seconds
         self._idle: list[_Connection] = []
         self._context: ssl.SSLContext | None = None
 
     @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
         key = _key(request.url)
         while (kept := self._kept(key)) is not None:
             with suppress(_Stale):
                 return await self._ask(kept, request)
-        return await self._ask(_Connection(key, self._tls(key)), request)
+        return await self._ask(_Connection(key, self._tls(key), *self._patience), request)
 
     async def _ask(self, connection: "_Connection", request: httpx.Request) -> httpx.Response:
         try:
@@ -95,20 +97,23 @@ class Direct(httpx.AsyncBaseTransport):
 class _Connection:
     """One connection; a thread at a time uses it."""
 
-    def __init__(self, key: _Key, context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, key: _Key, context: ssl.SSLContext | None, connect_seconds: float, read_seconds: float
+    ) -> None:
         self.key = key
+        self._read_seconds = read_seconds
         _, host, port = key
         self._http = (
-            http.client.HTTPConnection(host, port, timeout=CONNECT_SECONDS)
+            http.client.HTTPConnection(host, port, timeout=connect_seconds)
             if context is None
-            else http.client.HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=context)
+            else http.client.HTTPSConnection(host, port, timeout=connect_seconds, context=context)
         )
         self._socket: socket.socket | None = None
         self._broken_off = False
         self._peer: Any = None
 
     def ask(self, request: httpx.Request) -> http.client.HTTPResponse:
-        """Send a request without a body; return the answer's head. Raises _Stale or what httpx raises."""
+        """Send a request; return the answer's head. Raises _Stale or what httpx raises."""
         kept = self._socket is not None
         self._connect()
         try:
@@ -120,7 +125,7 @@ class _Connection:
             )
             for name, value in request.headers.raw:
                 self._http.putheader(name, value)
-            self._http.endheaders()
+            self._http.endheaders(request.content or None)
             return self._http.getresponse()
         except (OSError, http.client.HTTPException, ValueError) as error:
             if kept and isinstance(error, ConnectionError):
@@ -133,7 +138,7 @@ class _Connection:
         try:
             self._http.connect()
             self._socket = self._http.sock
-            self._socket.settimeout(READ_SECONDS)
+            self._socket.settimeout(self._read_seconds)
             self._peer = self._socket.getpeername()
             if self._broken_off:  # before there was a socket to break off
                 self.break_off()
@@ -167,12 +172,13 @@ class Body(httpx.AsyncByteStream):
         self._answer = answer
         self._done = done
         self._broken = False
+        self._buffer = memoryview(b"")
         self.break_off = break_off
 
-    def read(self, limit: int) -> bytes:
-        """Wait for bytes; return some, and none at the end. Raises what httpx raises."""
+    def read(self, limit: int) -> bytes | memoryview:
+        """Wait for bytes; return some, and none at the end. The next read overwrites them. Raises what httpx raises."""
         try:
-            piece = self._answer.read1(limit)
+            piece = self._answer.read1(limit) if self._answer.length is None else self._next(limit)
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._broken = True
             raise _in_terms_of_httpx(error) from error
@@ -180,6 +186,15 @@ class Body(httpx.AsyncByteStream):
             self._broken = True
             raise httpx.RemoteProtocolError(f"the connection ended {self._answer.length:,} bytes early")
         return piece
+
+    def _next(self, limit: int) -> memoryview:
+        """Read into memory that is there: new memory for every piece costs as much as reading it."""
+        if len(self._buffer) < limit:
+            self._buffer = memoryview(bytearray(limit))
+        left = self._answer.length or 0
+        count = self._answer.fp.readinto1(self._buffer[: min(limit, left)]) if left else 0
+        self._answer.length = left - count
+        return self._buffer[:count]
 
     def end(self) -> bool:
         """Let go of the answer; tell whether the connection can be used again: nothing of it is left there."""
@@ -190,7 +205,7 @@ class Body(httpx.AsyncByteStream):
     @override
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while piece := await in_thread(lambda: self.read(CHUNK_BYTES), self.break_off):
-            yield piece
+            yield bytes(piece)
 
     @override
     async def aclose(self) -> None:

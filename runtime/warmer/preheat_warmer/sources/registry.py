@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,14 @@ MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
+INDEX_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+"""An image for several platforms: one manifest of manifests."""
+HUB = "docker.io"
+HUB_HOST = "registry-1.docker.io"
+"""Where the registry is that images call docker.io."""
 TITLE = "org.opencontainers.image.title"
 PACKED = "io.deis.oras.content.unpack"
 """Marks a layer that is a folder, packed: its files have no digests of their own."""
@@ -53,7 +61,8 @@ class RegistrySource:
             raise Hopeless(Reason.INVALID_CONFIG, f"{uri} names no tag and no digest")
         registry, self._repository, self._reference = match.groups()
         self._uri = uri
-        self._base = f"{endpoint or f'https://{registry}'}/v2/{self._repository}"
+        host = HUB_HOST if registry == HUB else registry
+        self._base = f"{endpoint or f'https://{host}'}/v2/{self._repository}"
         self._login = _Login(secret, web, self._repository)
         self._artifact: Artifact | None = None
         self._asking = asyncio.Lock()
@@ -62,6 +71,10 @@ class RegistrySource:
         """Return the files of the manifest that the tag stands for now; ``revision`` is its digest."""
         artifact = await self._resolved()
         return Manifest(tuple(artifact.files.values()), artifact.digest)
+
+    async def digest(self) -> str:
+        """Return the digest of what the tag stands for now, also of an image for several platforms."""
+        return _digest(await self._manifest((*MANIFEST_TYPES, *INDEX_TYPES)))
 
     async def size(self, file: File) -> int | None:
         """Return the size of a file's layer."""
@@ -90,9 +103,9 @@ class RegistrySource:
                 self._artifact = parse_manifest(await self._manifest(), self._uri)
             return self._artifact
 
-    async def _manifest(self) -> bytes:
+    async def _manifest(self, types: Sequence[str] = MANIFEST_TYPES) -> bytes:
         url = f"{self._base}/manifests/{self._reference}"
-        accept = {"Accept": ", ".join(MANIFEST_TYPES)}
+        accept = {"Accept": ", ".join(types)}
         async with (await self._login.web()).stream(url, accept, allowed=(401,)) as answer:
             if answer.status_code != 401:
                 return self._checked(await content(answer, url))

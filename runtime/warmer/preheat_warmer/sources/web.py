@@ -72,9 +72,17 @@ class Web:
 
     @asynccontextmanager
     async def stream(
-        self, url: str, headers: dict[str, str], allowed: tuple[int, ...] = (), method: str = "GET"
+        self,
+        url: str,
+        headers: dict[str, str],
+        allowed: tuple[int, ...] = (),
+        method: str = "GET",
+        body: bytes | None = None,
     ) -> AsyncIterator[httpx.Response]:
-        """Open a URL; yield its answer of 2xx. Raises Hopeless or Passing with the status in words."""
+        """Open a URL; yield its answer of 2xx. Raises Hopeless or Passing with the status in words.
+
+        What is sent goes to the address that was meant, and not to where a redirect leads.
+        """
         home = _origin(url)
         for _ in range(REDIRECTS_AT_MOST + 1):
             await check_address(url, shown(url))
@@ -82,9 +90,9 @@ class Web:
             if _origin(url) == home:
                 own.update(self._authorize(method, url))
             try:
-                async with self._http.stream(method, url, headers=own) as answer:
+                async with self._http.stream(method, url, headers=own, content=body) as answer:
                     check_peer(answer, shown(url))
-                    if answer.has_redirect_location:
+                    if answer.has_redirect_location and body is None:
                         url = urljoin(url, answer.headers["location"])
                         continue
                     if answer.status_code not in allowed:
