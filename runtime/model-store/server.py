@@ -245,6 +245,11 @@ class ModelStore(ThreadingHTTPServer):
         self.log = log or _print_line
         super().__init__(address, Handler)
 
+    def handle_error(self, request: object, client_address: object) -> None:  # type: ignore[explicit-override]  # noqa: ARG002
+        """Say in one line what ended a connection: mostly a client that was killed."""
+        client = client_address[0] if isinstance(client_address, tuple) else str(client_address)
+        self.log({"message": f"the connection ended: {sys.exception()!r}", "client": client})
+
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT."""
@@ -283,7 +288,9 @@ def _generated(text: bytes, modified: float) -> Stored:
 
 
 def _print_line(fields: Mapping[str, object]) -> None:
-    print(json.dumps(fields), flush=True)
+    # In one piece: connections that end at once would write into each other's lines.
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

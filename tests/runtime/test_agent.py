@@ -1,6 +1,7 @@
 """The agent's real process beside a real tritonserver with a real model: what the engine hides is found."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -53,6 +54,7 @@ class Pod:
             target = self.folder / "models" / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text.replace("/mnt/models", str(self.weights)))
+        self.write_manifest()
         self._kubelet.start()
         settings = {
             "modelName": "smollm2", "models": ["smollm2"],
@@ -69,6 +71,10 @@ class Pod:
                 env={**os.environ, "PREHEAT_AGENT_CONFIG": json.dumps(settings)},
                 stderr=log,
             )
+
+    def write_manifest(self) -> None:
+        files = [{"path": path.name, "sizeBytes": path.stat().st_size} for path in self.weights.iterdir()]
+        (self.weights / ".preheat-manifest.json").write_text(json.dumps({"files": files}))
 
     def stop(self) -> None:
         self._stopping.set()
@@ -113,6 +119,13 @@ class Pod:
         except httpx.HTTPError:
             return {"state": "Silent", "load": {"percent": 0}}
         return answer
+
+    def grant(self) -> None:
+        """Be the operator for a moment: let the agent take the step that it waits for."""
+        healing = self.status().get("healing", {})
+        if healing.get("waitsFor"):
+            body = {"healing": {"grant": healing["steps"] + 1, "seconds": 20}}
+            httpx.post(f"http://127.0.0.1:{self.ports['agent']}/advice", json=body, trust_env=False)
 
     def is_ready(self) -> bool:
         try:
@@ -186,9 +199,26 @@ def test_a_dead_stub_is_found_by_asking_and_healed(pod: Pod) -> None:
     engine = f"http://127.0.0.1:{pod.ports['http']}"
     assert httpx.get(f"{engine}/v2/health/ready", trust_env=False).status_code == 200, "the engine hides it"
     gone = pod.until("not ready", lambda: not pod.is_ready(), 20)
-    back = pod.until("ready again", pod.is_ready, 60)
+
+    def is_ready() -> bool:
+        pod.grant()
+        return pod.is_ready()
+
+    back = pod.until("ready again", is_ready, 60)
     assert pod.status()["heals"] >= 1
     print(f"not ready after {gone:.1f} s, ready again after {gone + back:.1f} s")
+
+
+def test_the_model_is_asked_over_both_protocols(pod: Pod) -> None:
+    pod.start()
+    pod.until("ready", pod.is_ready, 60)
+    asked = pod.status()["canary"]["protocols"]
+    assert {name for name, how in asked.items() if how["lastSuccessAt"]} == {"GRPC", "HTTP"}, asked
+    before = asked["HTTP"]["lastSuccessAt"]
+    pod.until(
+        "again over HTTP", lambda: pod.status()["canary"]["protocols"]["HTTP"]["lastSuccessAt"] != before, 20
+    )
+    assert 'preheat_agent_canary_failures_total{protocol="HTTP"} 0.0' in pod.ask("/metrics").text
 
 
 def test_an_engine_that_ends_is_loaded_again(pod: Pod) -> None:
@@ -211,6 +241,34 @@ def test_a_load_that_fails_says_why_and_asks_for_no_restart(pod: Pod) -> None:
     assert status["reason"] == "LoadFailed"
     assert status["message"]
     assert pod.ask("/engine/live").status_code == 200
+
+
+def test_incomplete_weights_are_told_and_loaded_only_when_they_are_back(pod: Pod) -> None:
+    """A file that lost its end. A real engine would take it, or fail in words of its own."""
+    whole = next(pod.weights.iterdir())
+    content = whole.read_bytes()
+    pod.start()
+    pod.until("ready", pod.is_ready, 60)
+    manifest = (pod.weights / ".preheat-manifest.json").open()
+    with manifest, pytest.raises(BlockingIOError):
+        fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    whole.unlink()
+    whole.write_bytes(content[: len(content) // 2])
+    time.sleep(1)
+    assert pod.is_ready(), "what is loaded goes on serving"
+    assert pod.engine is not None
+    pod.engine.kill()
+    pod.until("it says so", lambda: pod.status().get("reason") == "WeightsIncomplete", 60)
+    status = pod.status()
+    assert status["state"] == "Failed"
+    assert f"{len(content) // 2:,} bytes, and should have {len(content):,}" in status["message"]
+    assert "Delete this pod" in status["message"]
+    time.sleep(4)
+    assert pod.status()["reason"] == "WeightsIncomplete", "however long the engine is there"
+    assert pod.ask("/engine/live").status_code == 200
+    assert pod.ask("/engine/ready").status_code == 503
+    whole.write_bytes(content)
+    pod.until("ready again", pod.is_ready, 60)
 
 
 def test_a_frozen_load_stalls_and_only_then_is_a_restart_asked_for(pod: Pod) -> None:
@@ -251,3 +309,37 @@ def test_a_drain_waits_for_what_is_under_way(pod: Pod) -> None:
     assert not request.is_alive(), "the request was over before the drain was"
     assert len(words) >= 100
     assert not pod.is_ready()
+
+
+def test_what_a_model_is_asked_is_counted_without_the_canary(pod: Pod) -> None:
+    pod.start()
+    pod.until("ready", pod.is_ready, 60)
+    engine = f"http://127.0.0.1:{pod.ports['http']}/v2/models/smollm2/generate"
+
+    def signals() -> dict[str, float]:
+        told: dict[str, float] | None = pod.ask("/signals").json()["signals"]
+        return told or {}
+
+    pod.until("the first page", signals, 10)
+    begin = signals()
+
+    def ask() -> None:
+        body = {"text_input": "Once upon a time", "max_tokens": 60}
+        httpx.post(engine, json=body, timeout=60, trust_env=False).raise_for_status()
+
+    callers = [threading.Thread(target=ask) for _ in range(5)]
+    for caller in callers:
+        caller.start()
+    pod.until(
+        "two run and others wait", lambda: signals()["inService"] >= 1 and signals()["waiting"] >= 1, 20
+    )
+    for caller in callers:
+        caller.join()
+    grown = lambda name: signals()[name] - begin[name]  # noqa: E731 - read anew each time
+    pod.until("five came and ended", lambda: (grown("came"), grown("ended")) == (5, 5), 20)
+    assert grown("generatedTokens") >= 5 * 60, "the canary's tokens are among them"
+    assert grown("busySeconds") > 1
+    asked = pod.status()["canary"]["lastSuccessAt"]
+    pod.until("another canary", lambda: pod.status()["canary"]["lastSuccessAt"] != asked, 20)
+    time.sleep(3)  # real time: the agent reads a page every 2 s
+    assert (grown("came"), grown("ended")) == (5, 5), "a question of ours is nobody's traffic"

@@ -3,7 +3,10 @@
 import hashlib
 import importlib.util
 import io
+import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -180,3 +183,17 @@ def test_without_a_limit_nobody_waits() -> None:
 def test_a_file_that_became_shorter_ends_the_transfer_short() -> None:
     sent = io.BytesIO()
     assert store.copy_at_pace(io.BytesIO(b"abc"), sent.write, 10, 0) == 3
+
+
+def test_a_client_that_goes_is_one_line_of_the_log(
+    root: Path, log: list[dict[str, Any]], client: httpx.Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever reads the log line by line would stumble over a traceback."""
+    with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as rude:
+        rude.sendall(b"GET /smollm2/a.gguf HTTP/1.1\r\nHost: store\r\n")
+        rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    deadline = time.monotonic() + 10
+    while not log and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert "ConnectionResetError" in log[0]["message"]
+    assert capfd.readouterr() == ("", "")

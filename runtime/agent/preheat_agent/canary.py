@@ -1,14 +1,17 @@
-"""The one door to tritonclient: asks the model a real question over gRPC and reads the answer.
+"""The one door to tritonclient: asks the model a real question, over gRPC or over HTTP, and reads the answer.
 
 What the model declares decides what is sent: only inputs that it has, shaped with a batch dimension where it
-batches. A decoupled model (vLLM, TensorRT-LLM, our llama.cpp) is asked over a stream.
+batches. A decoupled model (vLLM, TensorRT-LLM, our llama.cpp) is asked over a stream. Over HTTP it is asked as most
+clients ask: the JSON of KServe v2, and for a decoupled model, to which the engine answers 501 there, `generate_stream`,
+which takes however many answers there are (`generate` takes exactly one).
 """
 
 import asyncio
 import json
 import re
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -17,9 +20,13 @@ import tritonclient.grpc.aio as grpc
 from tritonclient.utils import InferenceServerException
 
 from preheat_agent.config import Canary
+from preheat_agent.engine import CallError, Engine
+from preheat_agent.ladder import Protocol
 
 _DTYPES: dict[str, Any] = {"BOOL": np.bool_, "INT32": np.int32, "INT64": np.int64, "UINT32": np.uint32,
                            "FP32": np.float32}  # fmt: skip
+
+OK = 200
 
 MATCH_SECONDS = 0.25
 """Processor time that `expect` may take on one answer."""
@@ -29,15 +36,34 @@ class CanaryError(Exception):
     """The answer is no good. The message says what it was."""
 
 
-async def ask(address: str, model: str, canary: Canary) -> str:
-    """Return the model's answer. Raises CanaryError for an error, no text, the wrong text or no answer in time."""
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One input of one element."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    value: Any
+
+
+async def ask(protocol: Protocol, engine: Engine, address: str, model: str, canary: Canary) -> str:
+    """Return the model's answer. Raises CanaryError for an error, no text, the wrong text or no answer in time.
+
+    ``address``: of the engine's gRPC port. ``timeoutSeconds`` holds for either protocol, from the first byte sent to the
+    last one read.
+    """
     try:
         async with asyncio.timeout(canary.timeout_seconds):
-            text = await _ask(address, model, canary)
+            if protocol is Protocol.GRPC:
+                text = await _ask_over_grpc(address, model, canary)
+            else:
+                text = await _ask_over_http(engine, model, canary)
     except TimeoutError:
         raise CanaryError(f"no answer within {canary.timeout_seconds:g} s") from None
     except InferenceServerException as error:
         raise CanaryError(f"the engine answered: {error.message()}") from error
+    except CallError as error:
+        raise CanaryError(str(error)) from error
     if not text.strip():
         raise CanaryError("the answer is empty")
     if canary.expect is not None and not _matches(canary.expect, text):
@@ -74,14 +100,14 @@ def _give_up(_number: int, _frame: FrameType | None) -> None:
     raise _TooLongError
 
 
-async def _ask(address: str, model: str, canary: Canary) -> str:
+async def _ask_over_grpc(address: str, model: str, canary: Canary) -> str:
     client = grpc.InferenceServerClient(address)
     try:
         described = await client.get_model_config(model, as_json=True)
         config = described["config"]
-        inputs = _inputs(config, canary)
+        inputs = [_grpc_input(tensor) for tensor in wanted_inputs(config, canary)]
         outputs = [grpc.InferRequestedOutput(canary.output_name)]
-        if config.get("model_transaction_policy", {}).get("decoupled"):
+        if is_decoupled(config):
             return await _stream(client, model, inputs, outputs, canary)
         result = await client.infer(model, inputs, outputs=outputs)
         return _text(result, canary)
@@ -119,7 +145,76 @@ def _text(result: Any, canary: Canary) -> str:
     return "".join(parts)
 
 
-def _inputs(config: dict[str, Any], canary: Canary) -> list[Any]:
+def _grpc_input(tensor: Tensor) -> Any:
+    value = str(tensor.value).encode() if tensor.kind == "BYTES" else tensor.value
+    kind = np.object_ if tensor.kind == "BYTES" else _DTYPES[tensor.kind]
+    made = grpc.InferInput(tensor.name, list(tensor.shape), tensor.kind)
+    made.set_data_from_numpy(np.array([value], dtype=kind).reshape(tensor.shape))
+    return made
+
+
+async def _ask_over_http(engine: Engine, model: str, canary: Canary) -> str:
+    config = _json(*await engine.call(f"/v2/models/{model}/config"))
+    tensors = wanted_inputs(config, canary)
+    if is_decoupled(config):
+        question = {tensor.name: tensor.value for tensor in tensors}
+        return streamed_text(*await engine.call(f"/v2/models/{model}/generate_stream", question), canary)
+    infer = {
+        "inputs": [
+            {"name": t.name, "datatype": t.kind, "shape": list(t.shape), "data": [t.value]} for t in tensors
+        ],
+        "outputs": [{"name": canary.output_name}],
+    }
+    return infer_text(_json(*await engine.call(f"/v2/models/{model}/infer", infer)), canary)
+
+
+def _json(status: int, text: str) -> Mapping[str, Any]:
+    """Return a JSON object that the engine answered. Raises CanaryError for an error, and for what is none."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = None
+    if status != OK or not isinstance(body, dict):
+        words = body.get("error") if isinstance(body, dict) else None
+        raise CanaryError(f"the engine answered {status}: {words or text[:200]}")
+    return body
+
+
+def infer_text(body: Mapping[str, Any], canary: Canary) -> str:
+    """Return the text of an answer to `infer`; empty when the output is not in it."""
+    outputs = body.get("outputs")
+    for output in outputs if isinstance(outputs, list) else ():
+        if isinstance(output, dict) and output.get("name") == canary.output_name:
+            return _joined(output.get("data"))
+    return ""
+
+
+def streamed_text(status: int, text: str, canary: Canary) -> str:
+    """Return the text of all answers of a `generate_stream`. Raises CanaryError: an error comes as data, inside a 200."""
+    if status != OK:
+        _json(status, text)
+    events = (line.removeprefix("data:") for line in text.splitlines() if line.startswith("data:"))
+    found = ""
+    for event in events:
+        body = _json(status, event)
+        if "error" in body:
+            raise CanaryError(f"the engine answered: {body['error']}")
+        found += _joined(body.get(canary.output_name))
+    return found
+
+
+def _joined(data: Any) -> str:
+    values: Sequence[Any] = data if isinstance(data, list) else [data]
+    return "".join(str(value) for value in values if value is not None)
+
+
+def is_decoupled(config: Mapping[str, Any]) -> bool:
+    """Tell whether a model answers as often as it likes."""
+    return bool((config.get("model_transaction_policy") or {}).get("decoupled"))
+
+
+def wanted_inputs(config: Mapping[str, Any], canary: Canary) -> list[Tensor]:
+    """Return what is sent of what the model declares. Raises CanaryError when it has no input for the question."""
     batched = int(config.get("max_batch_size") or 0) > 0
     sampling = json.dumps({"max_tokens": canary.max_tokens, "temperature": 0})
     wanted: dict[str, Any] = {
@@ -141,13 +236,7 @@ def _inputs(config: dict[str, Any], canary: Canary) -> list[Any]:
     ]
 
 
-def _tensor(entry: dict[str, Any], value: Any, *, batched: bool) -> Any:
+def _tensor(entry: Mapping[str, Any], value: Any, *, batched: bool) -> Tensor:
     kind = str(entry["data_type"]).removeprefix("TYPE_").replace("STRING", "BYTES")
-    shape = [1] * (len(entry.get("dims") or [1]) + (1 if batched else 0))
-    if kind == "BYTES":
-        data = np.array([str(value).encode()], dtype=np.object_).reshape(shape)
-    else:
-        data = np.array([value], dtype=_DTYPES[kind]).reshape(shape)
-    tensor = grpc.InferInput(entry["name"], shape, kind)
-    tensor.set_data_from_numpy(data)
-    return tensor
+    shape = (1,) * (len(entry.get("dims") or [1]) + (1 if batched else 0))
+    return Tensor(entry["name"], kind, shape, value)

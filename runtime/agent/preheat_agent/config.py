@@ -2,6 +2,7 @@
 
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,10 +41,18 @@ class Config:
     weights_directory: str
     listen_port: int
     admin_key: str | None
-    stall_seconds: float
+    stall_seconds: float | None
+    """None: by what is seen and expected (stall.py)."""
     drain_timeout_seconds: float
     endpoint_delay_seconds: float
     canary: Canary
+    check_weights: bool = True
+    """Whether a warmer's manifest lies beside the weights, to be looked at before each load. None does in an image."""
+
+    @property
+    def spread(self) -> float:
+        """A number from 0 to 1, another for each pod: what replicas do by themselves, they do not do together."""
+        return zlib.crc32((self.admin_key or self.model_name).encode()) / 2**32
 
 
 def from_environment(environment: Mapping[str, str]) -> Config:
@@ -79,7 +88,7 @@ def _config(given: Mapping[str, Any]) -> Config:
         weights_directory=str(given["weightsDirectory"]),
         listen_port=int(given.get("listenPort", 9080)),
         admin_key=given.get("adminKey") or None,
-        stall_seconds=float(given.get("stallSeconds", 300)),
+        stall_seconds=float(stall) if (stall := given.get("stallSeconds")) is not None else None,
         drain_timeout_seconds=float(given.get("drainTimeoutSeconds", 60)),
         endpoint_delay_seconds=float(given.get("endpointDelaySeconds", 3)),
         canary=Canary(
@@ -92,4 +101,5 @@ def _config(given: Mapping[str, Any]) -> Config:
             input_name=str(canary.get("inputName", "text_input")),
             output_name=str(canary.get("outputName", "text_output")),
         ),
+        check_weights=bool(given.get("checkWeights", True)),
     )

@@ -4,16 +4,19 @@ Every connection is closed after its answer: an idle one would hold Triton's shu
 timeout. Not ready is 400 in Triton, not 503: anything but 200 is a no.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
 from preheat_agent.ladder import Repository
+from preheat_agent.traffic import Page, read_page, samples
 
 QUICK_SECONDS = 3.0
 METRICS_LIMIT_BYTES = 4_000_000
+ANSWER_LIMIT_BYTES = 1_000_000
+"""No answer to a question of ours is longer."""
 
 IN_FLIGHT_GAUGES = frozenset(
     {
@@ -28,6 +31,10 @@ IN_FLIGHT_GAUGES = frozenset(
 decoupled backends queue inside themselves, so their own gauges are looked at as well."""
 
 
+class CallError(Exception):
+    """The engine gave no whole answer. The message says how the call ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Counters:
     """What the engine's metrics say."""
@@ -36,6 +43,8 @@ class Counters:
     backend_failures: float
     in_flight: float
     gpu_memory_bytes: float
+    page: Page | None = None
+    """What they say of the requests to the model that is asked."""
 
 
 class Engine:
@@ -96,6 +105,20 @@ class Engine:
                 return problem
         return None
 
+    async def call(self, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, str]:
+        """Return status and text of an answer that may take as long as its caller lets it. Raises CallError."""
+        url, method = f"{self._base}{path}", "GET" if body is None else "POST"
+        content = b""
+        try:
+            async with self._http.stream(method, url, json=body, timeout=None) as answer:
+                async for chunk in answer.aiter_bytes():
+                    content += chunk
+                    if len(content) > ANSWER_LIMIT_BYTES:
+                        raise CallError(f"the answer has more than {ANSWER_LIMIT_BYTES} bytes")
+        except httpx.HTTPError as error:
+            raise CallError(f"the engine broke the call off: {type(error).__name__} {error}") from error
+        return answer.status_code, content.decode("utf-8", "replace")
+
     async def _post(self, path: str) -> str | None:
         try:
             answer = await self._http.post(f"{self._base}{path}", timeout=None)
@@ -108,28 +131,27 @@ class Engine:
         except (KeyError, TypeError, ValueError):
             return f"the engine answered {answer.status_code}: {answer.text[:200]}"
 
-    async def counters(self) -> Counters | None:
+    async def counters(self, model: str) -> Counters | None:
         """Return what the metrics say, None when they are not to be had."""
         try:
             answer = await self._http.get(self._metrics)
             if answer.status_code != httpx.codes.OK or len(answer.content) > METRICS_LIMIT_BYTES:
                 return None
-            return read_counters(answer.text)
+            return read_counters(answer.text, model)
         except (httpx.HTTPError, ValueError):
             return None
 
 
-def read_counters(text: str) -> Counters:
+def read_counters(text: str, model: str) -> Counters:
     """Return the counters of a metrics page. Raises ValueError when it is none."""
     successes = backend = flight = gpu = 0.0
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name == "nv_inference_request_success":
-                successes += sample.value
-            elif sample.name == "nv_inference_request_failure" and sample.labels.get("reason") == "BACKEND":
-                backend += sample.value
-            elif sample.name in IN_FLIGHT_GAUGES:
-                flight += sample.value
-            elif sample.name == "nv_gpu_memory_used_bytes":
-                gpu += sample.value
-    return Counters(successes, backend, flight, gpu)
+    for name, labels, value in samples(text):
+        if name == "nv_inference_request_success":
+            successes += value
+        elif name == "nv_inference_request_failure" and labels.get("reason") == "BACKEND":
+            backend += value
+        elif name in IN_FLIGHT_GAUGES:
+            flight += value
+        elif name == "nv_gpu_memory_used_bytes":
+            gpu += value
+    return Counters(successes, backend, flight, gpu, read_page(text, model))

@@ -1,12 +1,15 @@
 """The agent's process: looks at the engine, lets the ladder decide, does it, and answers who asks."""
 
 import asyncio
+import hmac
 import json
 import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,11 +19,18 @@ from typing_extensions import override
 from preheat_agent import canary, progress
 from preheat_agent.config import Config, ConfigError, from_environment
 from preheat_agent.engine import Counters, Engine
-from preheat_agent.ladder import Action, Answer, Memory, Repository, Seen, State, decide
+from preheat_agent.ladder import LADDER, Action, Answer, Memory, Protocol, Repository, Seen, State, decide
+from preheat_agent.ration import Advice
+from preheat_agent.ration import read as read_advice
 from preheat_agent.server import Response, Server, text
+from preheat_agent.stall import limit_seconds
+from preheat_agent.traffic import Own, Tally, take, told
+from preheat_agent.weights import Weights
 
 LOOK_SECONDS = 0.5
 METRICS_SECONDS = 2.0
+WEIGHTS_SECONDS = 3.0
+"""How soon weights that were not whole are looked at again."""
 QUIET_LOOKS = 3
 """A drain ends when this many looks in a row see nothing in flight."""
 
@@ -36,8 +46,8 @@ class Metrics:
         def gauge(name: str, words: str, labels: tuple[str, ...] = ()) -> Gauge:
             return Gauge(name, words, labels, registry=self.registry)
 
-        def counter(name: str, words: str) -> Counter:
-            return Counter(name, words, registry=self.registry)
+        def counter(name: str, words: str, labels: tuple[str, ...] = ()) -> Counter:
+            return Counter(name, words, labels, registry=self.registry)
 
         self.loaded = gauge("preheat_agent_load_bytes", "Bytes of the weights that are loaded.")
         self.expected = gauge("preheat_agent_load_expected_bytes", "Bytes of the weights.")
@@ -47,16 +57,37 @@ class Metrics:
         self.canary_seconds = Histogram(
             "preheat_agent_canary_seconds",
             "Time to answer the canary.",
+            ("protocol",),
             buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
             registry=self.registry,
         )
         self.canary_failures = counter(
-            "preheat_agent_canary_failures_total", "Questions without a good answer."
+            "preheat_agent_canary_failures_total", "Questions without a good answer.", ("protocol",)
+        )
+        for protocol in Protocol:
+            self.canary_seconds.labels(protocol.value)
+            self.canary_failures.labels(protocol.value)
+        self.steps = gauge("preheat_agent_healing_steps", "Steps of healing taken since the model was well.")
+        self.waits = gauge("preheat_agent_healing_waits", "1 while a step of healing waits to be granted.")
+        self.stall_limit = gauge(
+            "preheat_agent_stall_limit_seconds", "A load without progress is given up after this."
         )
         self.heals = counter(
             "preheat_agent_heals_total", "Times that the model was unloaded and loaded again."
         )
         self.engine_starts = counter("preheat_agent_engine_starts_total", "Times that the engine came up.")
+
+
+@dataclass(slots=True)
+class Asked:
+    """How the questions over one protocol ended."""
+
+    last_good: datetime | None = None
+    latency_seconds: float | None = None
+    failures: int = 0
+    """In a row."""
+    error: str = ""
+    """What was wrong with the last answer, nothing when it was good."""
 
 
 class Agent:
@@ -70,18 +101,28 @@ class Agent:
         self._load: asyncio.Task[str | None] | None = None
         self._load_error: str | None = None
         self._progress: progress.LoadProgress | None = None
+        self._signs = progress.Signs()
         self._load_started_at: datetime | None = None
         self._load_seconds: float | None = None
+        self._loaded_at: float | None = None
+        self._first_answer_seconds: float | None = None
+        """From the end of the last load to the first good answer after it."""
+        self._own = Own()
+        self._tally = Tally()
+        self._began_at = datetime.now(UTC)
         self._question: asyncio.Task[None] | None = None
         self._answer: Answer | None = None
         self._asked = 0
-        self._last_good: datetime | None = None
-        self._last_latency: float | None = None
+        self._by_protocol = {protocol: Asked() for protocol in Protocol}
         self._last_text = ""
+        self._advice = Advice()
         self._counters: Counters | None = None
         self._counters_at = 0.0
         self._drain: asyncio.Task[None] | None = None
         self._total = 0
+        self._weights = Weights(config.weights_directory)
+        self._weights_problem = ""
+        self._weights_at = 0.0
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Look and act until told to stop."""
@@ -92,8 +133,10 @@ class Agent:
                 "/engine/ready": self._engine_ready,
                 "/drain": self._drained,
                 "/status": self._status,
+                "/signals": self._signals,
                 "/metrics": self._exposition,
-            }
+            },
+            {"/advice": self._advised},
         )
         await server.start(self.config.listen_port)
         try:
@@ -106,6 +149,7 @@ class Agent:
                 if task is not None:
                     task.cancel()
             await self._engine.close()
+            self._weights.close()
 
     # --- one look
 
@@ -122,7 +166,7 @@ class Agent:
                 if problem is not None:
                     log.warning("unload failed", extra={"problem": problem})
             case Action.ASK:
-                self._question = asyncio.create_task(self._ask())
+                self._question = asyncio.create_task(self._ask(self.memory.protocol))
             case Action.KILL:
                 await asyncio.to_thread(progress.kill, self.config.engine_process)
             case Action.NOTHING:
@@ -139,26 +183,43 @@ class Agent:
             self._progress.update(now, used)
         live = await self._engine.is_live()
         if live and now - self._counters_at >= METRICS_SECONDS:
-            self._counters, self._counters_at = await self._engine.counters(), now
+            self._counters, self._counters_at = await self._read_counters(), now
         counters = self._counters
+        repository = await self._engine.repository(self.config.models) if live else Repository.ABSENT
         return Seen(
             live=live,
             process=used.processes > 0,
             engine=used.engine_pid,
-            repository=await self._engine.repository(self.config.models) if live else Repository.ABSENT,
+            repository=repository,
+            weights=await self._look_at_weights(repository, now),
             busy_loading=self._load is not None,
             load_error=self._load_error,
-            marker=(
-                float(used.mapped_bytes),
-                float(used.read_bytes),
-                float(used.cpu_ticks),
-                counters.gpu_memory_bytes if counters else 0.0,
-            ),
+            marker=(float(self._signs.saw(now, used, counters.gpu_memory_bytes if counters else 0.0)),),
             answer=self._answer,
             busy_asking=self._question is not None and not self._question.done(),
             backend_failures=counters.backend_failures if counters else self.memory.backend_failures,
             draining=self._drain is not None,
+            advice=self._advice,
         )
+
+    async def _read_counters(self) -> Counters | None:
+        counters = await self._engine.counters(self.config.model_name)
+        if counters is not None and counters.page is not None:
+            asking = self._question is not None and not self._question.done()
+            own = replace(self._own, asking=asking)
+            self._tally = take(self._tally, counters.page, own, time.monotonic())
+        return counters
+
+    async def _look_at_weights(self, repository: Repository, now: float) -> str:
+        """Return what is missing of the weights. A model that is loaded, or is being loaded, needs none to be looked at."""
+        if not self.config.check_weights:
+            return ""
+        idle = self._load is None and repository is Repository.ABSENT
+        waits = self._weights_problem and now - self._weights_at < WEIGHTS_SECONDS
+        if (idle or not self._weights.held) and not waits:
+            self._weights_problem = await asyncio.to_thread(self._weights.problem)
+            self._weights_at = now
+        return self._weights_problem
 
     async def _start_load(self) -> None:
         self._total = await asyncio.to_thread(progress.total_bytes, self.config.weights_directory)
@@ -167,41 +228,61 @@ class Agent:
         )
         self._progress = progress.LoadProgress(self._total, time.monotonic(), base)
         self._load_started_at, self._load_seconds, self._load_error = datetime.now(UTC), None, None
+        self._loaded_at, self._first_answer_seconds = None, None
         self._load = asyncio.create_task(self._engine.load(self.config.models))
 
     def _finish_load(self, load: asyncio.Task[str | None], now: float) -> None:
         self._load_error = load.result()
         self._load = None
         if self._load_error is None and self._progress is not None:
-            self._load_seconds = now - self._progress.started
+            self._load_seconds, self._loaded_at = now - self._progress.started, now
             self.metrics.load_seconds.set(self._load_seconds)
 
-    async def _ask(self) -> None:
-        started, before = time.monotonic(), self._counters
+    async def _ask(self, protocol: Protocol) -> None:
+        started, before, asked = time.monotonic(), self._counters, self._by_protocol[protocol]
         number = self._asked = self._asked + 1
         try:
-            words = await canary.ask(self.config.engine_grpc, self.config.model_name, self.config.canary)
+            words = await canary.ask(
+                protocol, self._engine, self.config.engine_grpc, self.config.model_name, self.config.canary
+            )
         except canary.CanaryError as error:
             # A queue before us is no illness: others were answered while we waited.
             timed_out = time.monotonic() - started >= self.config.canary.timeout_seconds
-            after = await self._engine.counters()
+            after = await self._engine.counters(self.config.model_name)
             if timed_out and before and after and after.successes > before.successes:
-                log.info("canary undecided: the engine is busy and answers others")
+                log.info(
+                    "canary undecided: the engine is busy and answers others", extra={"protocol": protocol}
+                )
+                self._own = replace(self._own, ended=self._own.ended + 1)
                 return
-            self.metrics.canary_failures.inc()
-            self._answer = Answer(number, good=False, message=str(error))
+            self.metrics.canary_failures.labels(protocol.value).inc()
+            self._own = replace(self._own, ended=self._own.ended + 1, failed=self._own.failed + 1)
+            asked.failures, asked.error = asked.failures + 1, str(error)
+            self._answer = Answer(number, good=False, message=str(error), protocol=protocol)
             return
-        self._last_latency = time.monotonic() - started
-        self._last_good, self._last_text = datetime.now(UTC), words[:80]
-        self.metrics.canary_seconds.observe(self._last_latency)
-        self._answer = Answer(number, good=True, message="")
+        self._own = replace(self._own, ended=self._own.ended + 1)
+        latency = time.monotonic() - started
+        asked.last_good, asked.latency_seconds, asked.failures, asked.error = (
+            datetime.now(UTC),
+            latency,
+            0,
+            "",
+        )
+        self._last_text = words[:80]
+        self.metrics.canary_seconds.labels(protocol.value).observe(latency)
+        self._answer = Answer(number, good=True, message="", protocol=protocol)
 
     def _tell(self, before: Memory) -> None:
         now = self.memory
+        if now.proven and self._first_answer_seconds is None and self._loaded_at is not None:
+            self._first_answer_seconds = time.monotonic() - self._loaded_at
         for state in State:
             self.metrics.state.labels(state.value).set(1 if state is now.state else 0)
         self.metrics.ready.set(1 if now.ready else 0)
         self.metrics.heals.inc(now.heals - before.heals)
+        self.metrics.steps.set(now.steps)
+        self.metrics.waits.set(1 if now.next_step is not None else 0)
+        self.metrics.stall_limit.set(self._stall_limit())
         self.metrics.engine_starts.inc(now.engine_starts - before.engine_starts)
         if self._progress is not None:
             self.metrics.loaded.set(self._progress.bytes_done)
@@ -240,7 +321,7 @@ class Agent:
         deadline = time.monotonic() + self.config.drain_timeout_seconds
         quiet, last = 0, -1.0
         while quiet < QUIET_LOOKS and time.monotonic() < deadline:
-            counters = await self._engine.counters()
+            counters = await self._engine.counters(self.config.model_name)
             if counters is None:
                 return  # the engine is gone: nothing can be under way
             idle = counters.in_flight == 0 and counters.successes in {last, -1.0}
@@ -249,12 +330,39 @@ class Agent:
             await asyncio.sleep(LOOK_SECONDS)
         log.info("drained", extra={"quiet": quiet >= QUIET_LOOKS})
 
+    async def _advised(self, headers: Mapping[str, str], body: bytes) -> Response:
+        """Take what the operator says. It names this very pod: its address may have been another pod's before."""
+        key = self.config.admin_key
+        if key and not hmac.compare_digest(headers.get("admin-key", "").encode(), key.encode()):
+            return text(403, "the header admin-key is not this pod's uid")
+        try:
+            self._advice = read_advice(json.loads(body), self._advice, time.monotonic())
+        except (KeyError, TypeError, ValueError) as error:
+            return text(400, f"this is no advice: {error}")
+        return text(200, "taken")
+
+    def _stall_limit(self) -> float:
+        return limit_seconds(self.config.stall_seconds, self.memory.pauses, self._advice.load_seconds)
+
+    async def _signals(self) -> Response:
+        return 200, "application/json", json.dumps(self.signals()).encode()
+
+    def signals(self) -> dict[str, Any]:
+        """Return how much the model is asked (contract: ../README.md)."""
+        counted = told(self._tally, time.monotonic())
+        return {"schema": 1, "since": self._began_at.isoformat(), "signals": counted}
+
     async def _status(self) -> Response:
         return 200, "application/json", json.dumps(self.status()).encode()
 
     def status(self) -> dict[str, Any]:
         """Return what the operator asks for (contract: ../README.md)."""
-        memory, load = self.memory, self._progress
+        memory, load, now = self.memory, self._progress, time.monotonic()
+        by = self._by_protocol
+        good = max((a.last_good for a in by.values() if a.last_good is not None), default=None)
+        newest = next(
+            (asked for asked in by.values() if good is not None and asked.last_good == good), Asked()
+        )
         return {
             "schema": 1,
             "state": memory.state,
@@ -269,12 +377,36 @@ class Agent:
                 "remainingSeconds": load.remaining_seconds if load else None,
                 "startedAt": _rfc3339(self._load_started_at),
                 "seconds": self._load_seconds,
+                "storageBytes": load.storage_bytes if load else 0,
+                "firstAnswerSeconds": self._first_answer_seconds,
+                "failures": memory.load_failures,
             },
             "canary": {
-                "lastSuccessAt": _rfc3339(self._last_good),
-                "latencySeconds": self._last_latency,
+                "lastSuccessAt": _rfc3339(good),
+                "latencySeconds": newest.latency_seconds,
                 "consecutiveFailures": memory.bad_answers,
                 "lastAnswer": self._last_text,
+                "protocols": {
+                    protocol.value: {
+                        "lastSuccessAt": _rfc3339(asked.last_good),
+                        "latencySeconds": asked.latency_seconds,
+                        "consecutiveFailures": asked.failures,
+                        "lastError": asked.error,
+                    }
+                    for protocol, asked in by.items()
+                },
+            },
+            "healing": {
+                "illSeconds": None if memory.ill_since is None else round(now - memory.ill_since, 1),
+                "steps": memory.steps,
+                "stepsAtMost": len(LADDER),
+                "waitsFor": memory.next_step,
+            },
+            "stall": {
+                "limitSeconds": round(self._stall_limit(), 1),
+                "longestPauseSeconds": round(max(memory.pauses.longest, memory.pauses.now_longest), 1),
+                "stalls": memory.pauses.stalls,
+                "loadSeconds": self._advice.load_seconds,
             },
             "heals": memory.heals,
             "engineStarts": memory.engine_starts,
