@@ -1,6 +1,7 @@
 """`python -m e2e.bench.control_plane 500 1000`: measure, print, and end with 1 when a target is missed."""
 
 import argparse
+import signal
 import sys
 
 from e2e.bench.control_plane import report
@@ -18,6 +19,7 @@ def main() -> int:
     )
     parser.add_argument("--no-bare", action="store_true", help="leave the bare client out")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that its clusters end, too
     out = ROOT / "build" / "bench"
     out.mkdir(parents=True, exist_ok=True)
     results = out / "control-plane.jsonl"

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -111,6 +112,7 @@ def measure(objects: int, state: str, idle_seconds: float, *, with_bare: bool, l
         return case
     with _cluster(objects, state) as cluster, Sidecars(cluster.addresses).running():
         assert len(cluster.addresses) == nodes
+        _say("the same writes by a bare client, in a cluster of its own")
         replayed = bare.replay(
             load.api_client(_kubeconfig(cluster, BARE), bare.THREADS),
             load.api_client(_kubeconfig(cluster, CREATOR), load.CREATORS),
@@ -142,6 +144,10 @@ def _cluster(objects: int, state: str) -> Iterator[SimulatedCluster]:
             yield cluster
 
 
+def _say(words: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {words}", file=sys.stderr, flush=True)
+
+
 def _kubeconfig(cluster: SimulatedCluster, user: str) -> Path:
     path = cluster.folder / f"{user}.kubeconfig"
     cluster.write_kubeconfig(path, user)
@@ -157,12 +163,14 @@ def _run(
     load.create_namespaces(creator, "bench")
     with operator(_kubeconfig(cluster, OPERATOR), logs / f"operator-{objects}-{state}.log") as running:
         _wait_until_quiet(log, 120)
+        _say(f"{objects} LLMDeployments, {state}: created, and waited for until nothing is written any more")
         begin, cpu = log.stat().st_size, running.cpu_seconds()
         load.create_all(creator, load.subjects(objects, "bench"))
         _wait_until_quiet(log, 600)
         if state == "weights":  # every LLMDeployment and every ModelCache has had its turn
             time.sleep(STILL_SECONDS + 2 * objects / TELLS_PER_SECOND)
         end, cpu, average = log.stat().st_size, running.cpu_seconds() - cpu, os.getloadavg()[0]
+        _say(f"at rest; what is called in {idle_seconds:g} s now is counted")
         idle = _idle(log, running, end, idle_seconds)
         peak, rss = running.memory_mb("VmHWM"), running.memory_mb("VmRSS")
     found = calls(log, begin, end)

@@ -1,6 +1,7 @@
 """The campaign's judge: it must fail on what is wrong, and on nothing else."""
 
 import doctest
+import json
 from collections import Counter
 from types import ModuleType
 from typing import Any
@@ -121,3 +122,18 @@ def test_the_examples_hold(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted
     assert not result.failed
+
+
+def test_a_verdict_is_spelled_without_the_names_of_pods_and_times() -> None:
+    verdicts = [
+        json.dumps({"message": f"pod m-REVISION2-l4-{name}: it crashed", "time": time})
+        for name, time in (
+            ("7d4b9c6f58-x2k4z", "2026-01-01T00:00:00Z"),
+            ("5f6d7c8b9-bcdfg", "2026-01-02T00:00:00Z"),
+        )
+    ]
+    spelling = oracle.Spelling({"lane1-c1": "CASE"})
+    assert [spelling.value(verdict) for verdict in verdicts] == [
+        {"message": "pod m-REVISION2-l4-POD: it crashed", "time": "TIME"}
+    ] * 2
+    assert spelling.value("lane1-c1 has m-REVISION2-l4") == "CASE has m-REVISION2-l4"

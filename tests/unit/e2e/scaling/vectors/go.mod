@@ -1,0 +1,3 @@
+module preheat.dev/tests/vectors
+
+go 1.26.0
