@@ -133,10 +133,13 @@ MODELCACHE_COLUMNS = [
     _column("Percent", ".status.percent", "Share of the bytes that are there.", "integer"),
     _column("Speed", ".status.speed", "Download speed."),
     _column("ETA", ".status.eta", "Time left."),
+    _column("In use", ".status.inUse", "Whether replicas mount the weights.", "boolean"),
     _column("Reason", _condition("Ready", "reason"), "Why Ready is as it is."),
     _AGE,
     _column("Key", ".status.key", "Nodes that are ready carry cache.preheat.dev/KEY=ready.", wide=True),
     _column("Bytes", ".status.totalBytes", "Size of the model.", "integer", wide=True),
+    _column("Last used", ".status.lastUsedTime", "When replicas mounted them last.", "date", wide=True),
+    _column("Message", _condition("Ready", "message"), "Why, in numbers.", wide=True),
 ]
 
 

@@ -36,6 +36,21 @@ class GPUModel:
     accelerators: tuple[str, ...] = ()
 
 
+GPU_TAINT: Final = "nvidia.com/gpu"
+"""The key of the taint that nodes with a GPU of these types carry by custom."""
+GPU_TAINTS: Final = (
+    GPU_TAINT,
+    "amd.com/gpu",
+    "habana.ai/gaudi",
+    "gpu.intel.com/xe",
+    "gpu.intel.com/i915",
+)
+"""Keys of the taints that nodes with accelerators carry by custom: the resource of their device plugin.
+
+Weights belong on such nodes, so every cache tolerates them, also on a node that joins later and on one whose
+device plugin has not registered yet.
+"""
+
 LABEL_PRODUCT: Final = "nvidia.com/gpu.product"
 LABEL_ACCELERATOR: Final = "cloud.google.com/gke-accelerator"
 

@@ -1,9 +1,10 @@
 """LLMDeployment: what a user applies to have a model served. Field docs are what ``kubectl explain`` prints."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from preheat.api.base import (
     EXTENDED_RESOURCE,
@@ -18,8 +19,8 @@ from preheat.api.base import (
 )
 from preheat.api.conditions import Condition
 from preheat.api.gpu import GPUType
-from preheat.api.modelcache import ModelSource, Toleration
-from preheat.api.template import REFUSED_GPU, REFUSED_SELECTOR, PodTemplate
+from preheat.api.modelcache import STORAGE_RULES, CacheMode, ModelSource, StorageSpec, Toleration, image_rules
+from preheat.api.template import NOT_A_LABEL_OF_WEIGHTS, REFUSED_GPU, REFUSED_SELECTOR, PodTemplate
 
 
 class Precision(StrEnum):
@@ -52,18 +53,30 @@ class ScalingMode(StrEnum):
     """Who decides the number of replicas."""
 
     EXTERNAL = "External"
+    PREDICTIVE = "Predictive"
+    REACTIVE = "Reactive"
+
+
+class Day(StrEnum):
+    """A day of the week."""
+
+    MONDAY = "Monday"
+    TUESDAY = "Tuesday"
+    WEDNESDAY = "Wednesday"
+    THURSDAY = "Thursday"
+    FRIDAY = "Friday"
+    SATURDAY = "Saturday"
+    SUNDAY = "Sunday"
 
 
 class RolloutStrategy(StrEnum):
     """How a new revision takes over."""
 
     AUTO = "Auto"
-
-
-class CacheMode(StrEnum):
-    """Where the weights wait."""
-
-    NODE = "Node"
+    SURGE = "Surge"
+    IN_PLACE = "InPlace"
+    BLUE_GREEN = "BlueGreen"
+    CANARY = "Canary"
 
 
 class ModelSpec(ModelSource):
@@ -113,7 +126,42 @@ IMAGE = (
     rf"({_HOST}/)?{_PATH}(/{_PATH})*(:[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(@[a-z0-9]+:[a-f0-9]{{32,128}})?"
 )
 """The reference of an image, as container runtimes read it. Without anchors."""
-_OURS = r"^--?(model-control-mode|http-port|grpc-port|metrics-port|allow-http|allow-grpc)(=|$)"
+_OUR_ARGUMENTS = (
+    "allow-grpc", "allow-http", "allow-metrics", "exit-timeout-secs", "grpc-address", "grpc-port",
+    "grpc-restricted-protocol", "grpc-use-ssl", "grpc-use-ssl-mutual", "http-address", "http-port",
+    "http-restricted-api", "load-model", "metrics-address", "metrics-port", "model-control-mode", "model-repository",
+    "model-store",
+)  # fmt: skip
+"""Arguments of tritonserver that Preheat sets, or that would make agent, Service or weights others."""
+
+
+def _beginnings(words: Iterable[str]) -> str:
+    """Return a pattern of these words and of every beginning of one: getopt_long takes either for the option."""
+    by_letter: dict[str, list[str]] = {}
+    for word in filter(None, words):
+        by_letter.setdefault(word[0], []).append(word[1:])
+    branches = [letter + _beginnings(rest) for letter, rest in by_letter.items()]
+    return f"({'|'.join(branches)})?" if branches else ""
+
+
+_OURS = f"^--?{_beginnings(_OUR_ARGUMENTS)}(=|$)"
+_OUR_OPTIONS = {
+    Backend.VLLM: ("model", "tokenizer", "load_format"),
+    Backend.TENSORRT_LLM: ("model", "tokenizer", "load_format", "triton_config"),
+}
+"""Options of a backend that say which weights it loads, or that Preheat alone can set."""
+
+
+def _without_options(backend: Backend, names: tuple[str, ...]) -> Rule:
+    """Return the rule that options leave alone what is Preheat's. An object that has one already keeps it."""
+    listed = ", ".join(f"'{name}'" for name in names)
+    return (
+        f"!has(self.backend) || self.backend != '{backend}' || self.options.all(k, !(k in [{listed}])"
+        " || (oldSelf.hasValue() && has(oldSelf.value().options) && k in oldSelf.value().options))",
+        f"`options` of backend {backend} must not set {', '.join(names[:-1])} or {names[-1]}: Preheat sets them, so that "
+        "the verified weights of `spec.model` are served and no others; leave them out",
+        ".options",
+    )
 
 
 class RuntimeSpec(APIModel):
@@ -153,6 +201,7 @@ class RuntimeSpec(APIModel):
                 "commas; the last one is asked the canary's question",
                 ".options",
             ),
+            *(_without_options(backend, names) for backend, names in _OUR_OPTIONS.items()),
         )
     )
 
@@ -184,9 +233,10 @@ class RuntimeSpec(APIModel):
             description="More command-line arguments for the engine, after ours.",
             json_schema_extra=rules(
                 (
-                    f"!self.exists(a, a.matches('{_OURS}'))",
-                    "must not set --model-control-mode, --http-port, --grpc-port, --metrics-port, --allow-http or "
-                    "--allow-grpc: Preheat sets them, and the agent and the Service rely on them",
+                    # An object that has them already keeps them, as long as its list stays as it is.
+                    f"!self.exists(a, a.matches('{_OURS}')) || (oldSelf.hasValue() && oldSelf.value() == self)",
+                    f"must not set, in full or shortened, --{', --'.join(_OUR_ARGUMENTS)}: Preheat sets them, and the "
+                    "agent and the Service rely on them; leave them out",
                 )
             ),
         ),
@@ -207,7 +257,8 @@ class RuntimeSpec(APIModel):
         Field(
             max_length=64,
             description="Options of the backend by their own names, for VLLM its engine arguments "
-            "(gpu_memory_utilization, max_num_seqs, ...). They win over what Preheat would set.",
+            "(gpu_memory_utilization, max_num_seqs, ...). They win over what Preheat would set, but for what says "
+            "which weights are loaded: that is refused.",
         ),
     ] = {}
     resources: Annotated[Resources, Field(description="CPU and memory of the engine's container.")] = (
@@ -280,12 +331,19 @@ class HardwareSpec(APIModel):
     )
 
     gpu: Annotated[GPUSpec, Field(description="Which GPUs one replica needs.")]
-    node_selector: Annotated[Labels, Field(description="Labels that a node must have as well.")] = {}
+    node_selector: Annotated[
+        Labels,
+        Field(
+            description="Labels that a node must have as well.",
+            json_schema_extra=rules(NOT_A_LABEL_OF_WEIGHTS),
+        ),
+    ] = {}
     tolerations: Annotated[
         list[Toleration],
         Field(
             max_length=16,
-            description="Taints to tolerate besides the one named like the GPU resource, which is always tolerated.",
+            description="Taints to tolerate besides nvidia.com/gpu and the one named like the GPU resource, which are "
+            "always tolerated.",
         ),
     ] = []
     parallelism: Annotated[
@@ -296,12 +354,20 @@ class HardwareSpec(APIModel):
     ] = None
 
 
-class CacheSpec(APIModel):
+class CacheSpec(StorageSpec):
     """Where the weights wait, so that no pod ever downloads them."""
 
-    mode: Annotated[
-        CacheMode, Field(description="Node: on the disks of the nodes where replicas will run.")
-    ] = CacheMode.NODE
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            *STORAGE_RULES,
+            (
+                "!has(self.mode) || self.mode != 'Shared' || !has(self.warmNodes) || self.warmNodes == 0",
+                "`warmNodes` must be left out with `mode: Shared`: every node reaches the volume",
+                ".warmNodes",
+            ),
+        )
+    )
+
     warm_nodes: Annotated[
         int,
         Field(
@@ -320,11 +386,75 @@ class CacheSpec(APIModel):
     ] = None
 
 
+_CLOCK = worded(
+    "^([01][0-9]|2[0-3]):[0-5][0-9]$",
+    'must be a time of day with hours and minutes in quotes, for example "07:30"',
+    min_length=5,
+    max_length=5,
+)
+
+
+class ScheduleSpec(APIModel):
+    """Replicas that are there at times that are known ahead, whatever is asked."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.start != self.end",
+                "`start` and `end` must differ: a window that ends before it starts ends on the next day",
+                ".end",
+            )
+        )
+    )
+
+    days: Annotated[
+        list[Day],
+        Field(
+            max_length=7,
+            description="The days on which it starts. Left out: every day.",
+            json_schema_extra={"x-kubernetes-list-type": "set"},
+        ),
+    ] = []
+    start: Annotated[
+        str, _CLOCK, Field(description="When the replicas must be Ready: they start to load before.")
+    ]
+    end: Annotated[str, _CLOCK, Field(description="When they may go. At or before start: on the next day.")]
+    time_zone: Annotated[
+        str,
+        worded(
+            "^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$",
+            "must be the name of a time zone, for example Europe/Berlin or UTC",
+            min_length=1,
+            max_length=64,
+            description="Name of the time zone of start and end.",
+        ),
+    ] = "UTC"
+    min_replicas: Annotated[
+        int, Field(ge=1, le=1000, description="Never fewer replicas than this from start to end.")
+    ]
+
+
+def _unread_when_external(field: str, is_set: str = "has({})") -> Rule:
+    """Return the rule that a field is left out in mode External: nothing is silently ignored.
+
+    An object that has it already keeps it: taking over by hand must not need more than the mode.
+    """
+    now, before = is_set.format(f"self.{field}"), is_set.format(f"oldSelf.value().{field}")
+    return (
+        f"!has(self.mode) || self.mode != 'External' || !has(self.{field}) || !({now})"
+        f" || (oldSelf.hasValue() && has(oldSelf.value().{field}) && {before})",
+        f"`{field}` is not read with `mode: External`: leave it out, or set `mode` to Predictive or Reactive",
+        f".{field}",
+    )
+
+
 class ScalingSpec(APIModel):
     """Who decides the number of replicas, and within which bounds.
 
     External: you do, through spec.replicas or the /scale subresource (``kubectl scale``, a
     HorizontalPodAutoscaler, KEDA). What is asked for is held within minReplicas and maxReplicas.
+    Predictive: Preheat does, one load time ahead of what is expected. Reactive: Preheat does, by what is
+    asked now. In both, spec.replicas is only the number to begin with.
     """
 
     model_config = ConfigDict(
@@ -333,22 +463,79 @@ class ScalingSpec(APIModel):
                 "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
                 "`minReplicas` must be less than or equal to `maxReplicas`: raise `maxReplicas` or lower `minReplicas`",
                 ".minReplicas",
-            )
+            ),
+            (
+                "!has(self.mode) || self.mode == 'External' || (has(self.maxReplicas) && self.maxReplicas < 1000)",
+                "`maxReplicas` must be set, to less than 1000, where Preheat decides the number: it is the budget",
+                ".maxReplicas",
+            ),
+            (
+                "!has(self.scaleToZero) || !self.scaleToZero || !has(self.minReplicas) || self.minReplicas == 0",
+                "`scaleToZero` and `minReplicas` exclude each other: leave one of them out",
+                ".scaleToZero",
+            ),
+            (
+                "!has(self.schedules) || !has(self.maxReplicas) || self.schedules.all(s, s.minReplicas <= self.maxReplicas)",
+                "`minReplicas` of a schedule must be less than or equal to `maxReplicas`: raise `maxReplicas` or lower "
+                "what the schedule asks for",
+                ".schedules",
+            ),
+            _unread_when_external("targetConcurrency"),
+            _unread_when_external("lateAfterSeconds"),
+            _unread_when_external("scaleToZero", "{}"),
+            _unread_when_external("schedules", "{}.size() > 0"),
         )
     )
 
     mode: Annotated[
         ScalingMode,
         Field(
-            description="External: spec.replicas, written by you or by an autoscaler through /scale, decides."
+            description="External: spec.replicas, written by you or by an autoscaler through /scale, decides. "
+            "Predictive: Preheat decides, one load time ahead of what is expected. Reactive: Preheat decides, by what "
+            "is asked now."
         ),
     ] = ScalingMode.EXTERNAL
     min_replicas: Annotated[
-        int, Field(ge=0, le=1000, description="Never fewer replicas than this, whatever spec.replicas says.")
+        int,
+        Field(
+            ge=0,
+            le=1000,
+            description="Never fewer replicas than this, whatever spec.replicas says. Where Preheat decides, the last "
+            "one goes only with scaleToZero.",
+        ),
     ] = 0
     max_replicas: Annotated[
         int, Field(ge=0, le=1000, description="Never more replicas than this, whatever spec.replicas says.")
     ] = 1000
+    scale_to_zero: Annotated[
+        bool,
+        Field(
+            description="Whether the last replica may go when nothing was asked for longer than bringing it back "
+            "takes. It comes back ahead of times at which something is expected, and for a schedule. A request does "
+            "not wake it: nothing counts requests while no replica is there."
+        ),
+    ] = False
+    target_concurrency: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=65_536,
+            description="How many requests one replica serves at once at full speed. Left out: model.maxBatchSize, or "
+            "as many slots as the engine says it has, or 8.",
+        ),
+    ] = None
+    late_after_seconds: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=3600,
+            description="A request that waits longer than this to be served is late, in seconds. Left out: 10.",
+        ),
+    ] = None
+    schedules: Annotated[
+        list[ScheduleSpec],
+        Field(max_length=16, description="Replicas that must be there at times that are known ahead."),
+    ] = []
 
 
 class CanarySpec(APIModel):
@@ -392,35 +579,148 @@ class CanarySpec(APIModel):
     ] = 2
 
 
+FORMER_STALL_SECONDS = 300
+
+
 class HealthSpec(APIModel):
     """How it is known that a replica works."""
 
     canary: Annotated[CanarySpec, Field(description="The real inference that proves health.")] = CanarySpec()
     stall_seconds: Annotated[
-        int,
+        int | None,
         Field(
             ge=10,
             le=86_400,
             description="A load is given up when it has made no progress (bytes read, CPU time, GPU memory) "
-            "for this long, in seconds. A load that makes progress is never given up, however long it takes.",
+            "for this long, in seconds. A load that makes progress is never given up, however long it takes. "
+            "Left out: by the time that loads of this model take, 300 at least. 300, which an object of an "
+            "earlier release has by default, counts as left out.",
         ),
-    ] = 300
+    ] = None
+
+    @field_validator("stall_seconds")
+    @classmethod
+    def _derived(cls, seconds: int | None) -> int | None:
+        """Take the former default for what it is: the API server wrote it into every object that left it out."""
+        return None if seconds == FORMER_STALL_SECONDS else seconds
+
+
+class RolloutStep(APIModel):
+    """A step of a canary: so many replicas are new, for so long."""
+
+    percent: Annotated[int, Field(ge=1, le=100, description="Share of new replicas, rounded up.")]
+    pause_seconds: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=604_800,
+            description="How long they must be ready before the next step, in seconds.",
+        ),
+    ] = 0
+
+
+class AnalysisSpec(APIModel):
+    """How much worse than its predecessor a new revision may serve while it soaks."""
+
+    max_error_percent: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100,
+            description="Of a hundred requests so many more may fail than fail with the predecessor.",
+        ),
+    ] = 5
+    max_slowdown_percent: Annotated[
+        int,
+        Field(
+            ge=10,
+            le=1000,
+            description="A request may take so much longer than with the predecessor, in per cent.",
+        ),
+    ] = 100
 
 
 class RolloutSpec(APIModel):
     """How a new revision takes over from the old one."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "(has(self.strategy) && self.strategy == 'Canary') == (has(self.steps) && self.steps.size() > 0)",
+                "`steps` and `strategy: Canary` go together: set both, or leave `steps` out",
+                ".steps",
+            ),
+        )
+    )
+
     strategy: Annotated[
         RolloutStrategy,
         Field(
-            description="Auto: new replicas beside the old where GPUs are free; where none is free, one old "
-            "replica at a time makes room."
+            description="Auto: Surge while a GPU is free; where none is, old replicas make room, one new one at a time. "
+            "Surge: an old one goes when a new one answers. InPlace: an old one goes first, then a new one comes. "
+            "BlueGreen: all new ones come beside the old, which then go at once. Canary: in steps."
         ),
     ] = RolloutStrategy.AUTO
+    steps: Annotated[
+        list[RolloutStep],
+        Field(
+            max_length=16,
+            description="The steps of a Canary, the last with 100 percent.",
+            json_schema_extra=rules(
+                (
+                    "self.all(s, self.exists_one(t, t.percent == s.percent)) && self.map(s, s.percent).isSorted()",
+                    "must go up, each `percent` once",
+                ),
+                (
+                    "self.size() == 0 || self[self.size() - 1].percent == 100",
+                    "must end with `percent: 100`: add it, or the rollout never ends",
+                ),
+                (
+                    "self.all(s, s.percent < 100 || !has(s.pauseSeconds) || s.pauseSeconds == 0)",
+                    "must have no `pauseSeconds` with `percent: 100`: nothing comes after it",
+                ),
+            ),
+        ),
+    ] = []
+    paused: Annotated[
+        bool,
+        Field(
+            description="Leaves old and new replicas as they are. What serves is healed and grows. Going back is not held up."
+        ),
+    ] = False
     revision_history_limit: Annotated[
         int,
         Field(ge=0, le=20, description="How many old revisions are kept, with their weights, to go back to."),
     ] = 2
+    auto_rollback: Annotated[
+        bool,
+        Field(
+            description="Whether a new revision that fails, or serves worse than its predecessor, is gone back from "
+            "without a person. False: nothing moves any more, and a condition says what failed."
+        ),
+    ] = True
+    soak_seconds: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=86_400,
+            description="For so long all replicas of a new revision must serve before it is known to be good, in "
+            "seconds. Until then it is compared with its predecessor, whose weights stay.",
+        ),
+    ] = 600
+    progress_limit_factor: Annotated[
+        int,
+        Field(
+            ge=2,
+            le=100,
+            description="A replica that neither loads nor answers fails its revision after so many times what a "
+            "replica needs nearly always, by measurement. A load that makes progress fails nothing.",
+        ),
+    ] = 10
+    analysis: Annotated[
+        AnalysisSpec,
+        Field(description="How much worse than its predecessor a new revision may serve while it soaks."),
+    ] = AnalysisSpec()
 
 
 def _unread(field: str, *backends: Backend) -> Rule:
@@ -487,6 +787,7 @@ class LLMDeploymentSpec(APIModel):
                 REFUSED_SELECTOR,
                 ".template.spec.nodeSelector",
             ),
+            *image_rules("cache.mode", "model", "cache.maxBytesPerSecond"),
         )
     )
 
@@ -507,7 +808,8 @@ class LLMDeploymentSpec(APIModel):
             ge=0,
             le=1000,
             description="How many replicas, held within scaling.minReplicas and scaling.maxReplicas. "
-            "0 stops the model and keeps its weights warm.",
+            "0 stops the model and keeps its weights warm. Only the number to begin with where scaling.mode is "
+            "Predictive or Reactive.",
         ),
     ] = 1
     scaling: Annotated[ScalingSpec, Field(description=(ScalingSpec.__doc__ or "").strip())] = ScalingSpec()
@@ -542,6 +844,150 @@ class ChildStatus(APIModel):
     gpu_type: Annotated[str, Field(max_length=63, description="The GPU type that it runs on.")]
     replicas: Annotated[int, Field(ge=0, description="Replicas asked for.")]
     ready_replicas: Annotated[int, Field(ge=0, description="Replicas that answered a real question.")]
+
+
+class StorageTier(StrEnum):
+    """Where the weights were when a replica was asked for."""
+
+    COLD = "Cold"
+    ON_DISK = "OnDisk"
+    IN_PAGE_CACHE = "InPageCache"
+
+
+MOST_SECONDS = 31_536_000
+_Seconds = Annotated[int, Field(ge=0, le=MOST_SECONDS)]
+
+
+class ObservedLoad(APIModel):
+    """What one load took, from asking for the replica to its first good answer."""
+
+    total_seconds: Annotated[_Seconds, Field(description="All of it.")]
+    gpu_wait_seconds: Annotated[_Seconds, Field(description="Until it had a node, less the weights.")]
+    weights_seconds: Annotated[_Seconds, Field(description="Until the weights were on its node.")]
+    image_seconds: Annotated[
+        _Seconds, Field(description="Until the load began: images, containers, the engine's start.")
+    ]
+    load_seconds: Annotated[_Seconds, Field(description="The engine's load.")]
+    first_answer_seconds: Annotated[_Seconds, Field(description="From there to the first good answer.")]
+
+
+class LoadKindStatus(APIModel):
+    """What loads of one revision, on one GPU type, from one storage tier took."""
+
+    revision: Annotated[str, Field(max_length=63, description="The revision that was loaded.")]
+    gpu_type: Annotated[str, Field(max_length=63, description="The GPU type that it was loaded on.")]
+    tier: Annotated[
+        StorageTier,
+        Field(
+            description="Where the weights were. Cold: not on the node; OnDisk; InPageCache: less than a tenth came from "
+            "the disk."
+        ),
+    ]
+    count: Annotated[int, Field(ge=0, description="Loads that were observed.")]
+    p50_seconds: Annotated[_Seconds, Field(description="Median of the recent ones.")]
+    p90_seconds: Annotated[_Seconds, Field(description="90 % quantile of the recent ones.")]
+    recent: Annotated[list[ObservedLoad], Field(max_length=8, description="The last ones, the newest last.")]
+
+
+class LoadTimesStatus(APIModel):
+    """How long loads took. It is what is expected of the next one."""
+
+    observed_until: Annotated[
+        str, Field(max_length=32, description="Loads that ended later are not in it yet, RFC 3339, UTC.")
+    ]
+    kinds: Annotated[
+        list[LoadKindStatus],
+        Field(max_length=6, description="By revision, GPU type and storage tier, the last seen first."),
+    ]
+
+
+class ScalingDecision(APIModel):
+    """One change of the number of replicas."""
+
+    time: Annotated[str, Field(max_length=32, description="When, RFC 3339, UTC.")]
+    previous_replicas: Annotated[int, Field(ge=0, description="The number before.")]
+    replicas: Annotated[int, Field(ge=0, description="The number that was decided.")]
+    reason: Annotated[str, Field(max_length=64, description="Why, CamelCase, for programs.")]
+    message: Annotated[str, Field(max_length=512, description="Why, with numbers, for people.")]
+
+
+class ScalingStatus(APIModel):
+    """What Preheat decided for the number of replicas, and why. Only there where it decides."""
+
+    mode: Annotated[ScalingMode, Field(description="The mode in which it was decided.")]
+    wanted_replicas: Annotated[
+        int, Field(ge=0, description="Replicas that should be there, loading ones included.")
+    ]
+    forecast_replicas: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="The most that are expected within one load time: so many nodes get the weights.",
+        ),
+    ] = None
+    reason: Annotated[str, Field(max_length=64, description="Why, CamelCase, for programs.")]
+    message: Annotated[str, Field(max_length=512, description="Why, with numbers, for people.")]
+    inputs: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=32)]],
+        Field(max_length=48, description="The numbers from which it was decided, at that time."),
+    ] = {}
+    rejected_replicas: Annotated[int | None, Field(ge=0, description="The number that was not chosen.")] = (
+        None
+    )
+    rejected_message: Annotated[str | None, Field(max_length=512, description="Why it was not.")] = None
+    decisions: Annotated[
+        list[ScalingDecision], Field(max_length=10, description="The last changes, the newest first.")
+    ] = []
+
+
+class RolloutStatus(APIModel):
+    """The rollout that is under way: which way it goes, why, and how far it is."""
+
+    strategy: Annotated[RolloutStrategy, Field(description="What spec.rollout.strategy asks for.")]
+    chosen: Annotated[
+        str | None,
+        Field(
+            max_length=32,
+            description="Surge, OneByOne, DrainFirst, InPlace, BlueGreen or Canary; not there while it is not decided.",
+        ),
+    ] = None
+    reason: Annotated[str, Field(max_length=512, description="Why it goes this way, with numbers.")]
+    step: Annotated[str, Field(max_length=32, description="What is done now, for programs.")]
+    step_number: Annotated[int, Field(ge=1, le=16, description="Which step it is.")] = 1
+    step_count: Annotated[int, Field(ge=1, le=16, description="How many there are.")] = 1
+    message: Annotated[str, Field(max_length=512, description="The same for people.")]
+    from_revision: Annotated[str, Field(max_length=63, description="The revision that served before.")]
+    to_revision: Annotated[str, Field(max_length=63, description="The revision that takes over.")]
+    old_replicas: Annotated[int, Field(ge=0, description="Replicas that old revisions are asked for.")]
+    updated_replicas: Annotated[int, Field(ge=0, description="Replicas that the new one is asked for.")]
+    ready_updated_replicas: Annotated[int, Field(ge=0, description="Those of them that answer.")]
+    started_at: Annotated[str, Field(max_length=32, description="When it began.")]
+    eta_time: Annotated[
+        str | None,
+        Field(
+            max_length=32,
+            description="When it should end by what loads took, if that is known.",
+        ),
+    ] = None
+
+
+class AvoidedNodeStatus(APIModel):
+    """A node that new replicas keep off, because one that was healed there to the end does not answer."""
+
+    name: Annotated[str, Field(max_length=253, description="The node.")]
+    key: Annotated[
+        str,
+        Field(max_length=63, description="The weights whose replicas keep off it, as in the node's label."),
+    ]
+    pod_uid: Annotated[
+        str, Field(max_length=64, description="The pod that did not answer. It is deleted once.")
+    ]
+    until: Annotated[str, Field(max_length=32, description="Until when, RFC 3339, UTC.")]
+    message: Annotated[str, Field(max_length=512, description="Why.")]
+
+
+MOST_CHILDREN = 64
+"""So many Deployments a status tells of."""
 
 
 class LLMDeploymentStatus(APIModel):
@@ -584,11 +1030,30 @@ class LLMDeploymentStatus(APIModel):
     ] = None
     cache: Annotated[CacheStatus | None, Field(description="Where the weights are.")] = None
     loading: Annotated[LoadingStatus | None, Field(description="Progress of what is under way.")] = None
+    scaling: Annotated[
+        ScalingStatus | None,
+        Field(description="What Preheat decided for the number of replicas, and why. Not in mode External."),
+    ] = None
+    load_times: Annotated[
+        LoadTimesStatus | None, Field(description="How long loads took, by kind and phase.")
+    ] = None
+    rollout: Annotated[RolloutStatus | None, Field(description="The rollout under way.")] = None
+    avoided_nodes: Annotated[
+        list[AvoidedNodeStatus] | None,
+        Field(
+            max_length=64,
+            description="Nodes that new replicas keep off for a while.",
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name", "podUid"],
+            },
+        ),
+    ] = None
     children: Annotated[
         list[ChildStatus],
         Field(
-            max_length=64,
-            description="The Deployments, one per revision and GPU type.",
+            max_length=MOST_CHILDREN,
+            description="The Deployments, one per revision and GPU type; of more than 64 those with replicas first.",
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         ),
     ] = []
@@ -624,12 +1089,14 @@ class LLMDeployment(APIModel):
 
 
 __all__ = [
+    "AnalysisSpec",
     "Backend",
     "CacheMode",
     "CacheSpec",
     "CacheStatus",
     "CanarySpec",
     "ChildStatus",
+    "Day",
     "EngineName",
     "GPUSpec",
     "HardwareSpec",
@@ -638,14 +1105,23 @@ __all__ = [
     "LLMDeploymentSpec",
     "LLMDeploymentStatus",
     "LabelValue",
+    "LoadKindStatus",
+    "LoadTimesStatus",
     "LoadingStatus",
     "ModelSpec",
+    "ObservedLoad",
     "Parallelism",
     "Precision",
     "Resources",
     "RolloutSpec",
+    "RolloutStatus",
+    "RolloutStep",
     "RolloutStrategy",
     "RuntimeSpec",
+    "ScalingDecision",
     "ScalingMode",
     "ScalingSpec",
+    "ScalingStatus",
+    "ScheduleSpec",
+    "StorageTier",
 ]

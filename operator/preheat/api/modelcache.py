@@ -1,13 +1,14 @@
-"""ModelCache: the exact, verified weights of one model revision on a set of nodes."""
+"""ModelCache: the exact, verified weights of one model revision on a set of nodes, or on a volume."""
 
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from preheat.api.base import DNS_NAME, KEY, APIModel, LabelKey, LabelValue, Name, Sha256, rules, worded
+from preheat.api.base import DNS_NAME, KEY, APIModel, LabelKey, LabelValue, Name, Rule, Sha256, rules, worded
 from preheat.api.conditions import Condition
 from preheat.api.gpu import GPUType
+from preheat.api.template import NOT_A_LABEL_OF_WEIGHTS
 
 
 class ModelFormat(StrEnum):
@@ -59,7 +60,9 @@ class SecretReference(APIModel):
         Field(
             description="Name of the Secret. Its keys: `token` (hf, http, gs, mlflow); AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, and where needed AWS_SESSION_TOKEN and AWS_REGION (s3, gs with HMAC keys); "
-            "`username` and `password` (oci, mlflow)."
+            "`key.json`, the key of a Google service account (gs); "
+            "`username` and `password` (oci, mlflow); or, for oci, a docker-registry Secret "
+            "(kubectl create secret docker-registry), which mode Image needs: it is the pull secret there."
         ),
     ]
 
@@ -199,7 +202,8 @@ class ModelSource(APIModel):
         ModelFormat,
         Field(
             description="File format of the weights. Pickle files can run code when they are loaded: they "
-            "are refused unless this is set to Pickle."
+            "are refused unless this is set to Pickle, and then looked into: one that imports anything but what weights are "
+            "made of is refused all the same."
         ),
     ] = ModelFormat.SAFETENSORS
     files: Annotated[
@@ -284,6 +288,10 @@ class Toleration(APIModel):
     ] = ""
 
 
+MOST_NODES = 1000
+"""On no more nodes than this can one cache be."""
+
+
 class PlacementSpec(APIModel):
     """On which nodes the weights are kept."""
 
@@ -297,7 +305,12 @@ class PlacementSpec(APIModel):
     ] = []
     # A service's own cache is placed by its hardware and by its pod template: both have room here.
     node_selector: Annotated[
-        dict[LabelKey, LabelValue], Field(max_length=64, description="Labels that a node must have.")
+        dict[LabelKey, LabelValue],
+        Field(
+            max_length=64,
+            description="Labels that a node must have.",
+            json_schema_extra=rules(NOT_A_LABEL_OF_WEIGHTS),
+        ),
     ] = {}
     tolerations: Annotated[
         list[Toleration],
@@ -308,7 +321,93 @@ class PlacementSpec(APIModel):
     ] = []
     nodes: Annotated[
         int | None,
-        Field(ge=0, le=1000, description="On how many of the matching nodes. Left out: on all of them."),
+        Field(
+            ge=0,
+            le=MOST_NODES,
+            description="On how many of the matching nodes. Left out: on all of them, 1000 at most.",
+        ),
+    ] = None
+
+
+class CacheMode(StrEnum):
+    """Where the weights wait."""
+
+    NODE = "Node"
+    SHARED = "Shared"
+    IMAGE = "Image"
+
+
+STORAGE_RULES: tuple[Rule, ...] = (
+    # has(): the API server judges the default {} before it has filled in what is below it.
+    (
+        "!has(self.claimName) || (has(self.mode) && self.mode == 'Shared')",
+        "`claimName` is only used with `mode: Shared`: set the mode, or leave the claim out",
+        ".claimName",
+    ),
+    (
+        "!has(self.mode) || self.mode != 'Shared' || has(self.claimName)",
+        "`claimName` must be set with `mode: Shared`: the name of a PersistentVolumeClaim in the same namespace "
+        "that every node with a replica can mount",
+        ".claimName",
+    ),
+    (
+        "!has(self.claimName) || !self.claimName.matches('^preheat-[0-9a-f]{16}-')",
+        "`claimName` must be a claim of your own: those that begin with preheat- and a key are Preheat's, for node disks",
+        ".claimName",
+    ),
+)
+
+
+def image_rules(mode: str, source: str, limit: str) -> tuple[Rule, ...]:
+    """Return what mode Image asks for. The paths of the mode, the source and the speed limit differ by kind."""
+    other = f"self.{mode} != 'Image'"
+    return (
+        (
+            f"{other} || self.{source}.uri.startsWith('oci://')",
+            f"`uri` must be oci:// where `{mode}` is Image: push the weights as a container image, or choose another "
+            "mode",
+            f".{source}.uri",
+        ),
+        (
+            f"{other} || self.{source}.include.size() == 0",
+            f"`include` must be left out where `{mode}` is Image: pods see all that is in the image; leave the files "
+            "out of the image",
+            f".{source}.include",
+        ),
+        (
+            f"{other} || !has(self.{source}.endpoint) || !self.{source}.uri.contains('@')",
+            f"`endpoint` must be left out where `{mode}` is Image and the URI names a digest: the nodes' container "
+            "runtime fetches the image, and has mirrors of its own",
+            f".{source}.endpoint",
+        ),
+        (
+            f"{other} || !has(self.{limit})",
+            f"`maxBytesPerSecond` must be left out where `{mode}` is Image: the nodes' container runtime fetches the "
+            "image, and takes no limit",
+            f".{limit}",
+        ),
+    )
+
+
+class StorageSpec(APIModel):
+    """Where the weights are kept: on the disks of nodes, on a volume that all share, or as an image."""
+
+    model_config = ConfigDict(json_schema_extra=rules(*STORAGE_RULES))
+
+    mode: Annotated[
+        CacheMode,
+        Field(
+            description="Node: on the disks of nodes. Shared: once, on the volume of a claim. Image: an oci:// image "
+            "that the nodes' container runtime pulls and pods mount; Kubernetes 1.35 or newer, or 1.33 with the "
+            "feature gate ImageVolume."
+        ),
+    ] = CacheMode.NODE
+    claim_name: Annotated[
+        Name | None,
+        Field(
+            description="For mode Shared: a PersistentVolumeClaim in the same namespace. Weights lie in its folder "
+            ".preheat; nothing else on it is touched."
+        ),
     ] = None
 
 
@@ -321,11 +420,25 @@ class ModelCacheSpec(APIModel):
                 "self.source == oldSelf.source",
                 "`source` must not change: weights of another source are another ModelCache; create a new one",
                 ".source",
-            )
+            ),
+            (
+                "self.storage == oldSelf.storage",
+                "`storage` must not change: weights in another place are another ModelCache; create a new one",
+                ".storage",
+            ),
+            (
+                "self.storage.mode != 'Shared' || !has(self.placement.nodes)",
+                "`nodes` must be left out where `storage.mode` is Shared: the weights lie on the volume, once",
+                ".placement.nodes",
+            ),
+            *image_rules("storage.mode", "source", "maxBytesPerSecond"),
         )
     )
 
     source: Annotated[ModelSource, Field(description="Where the weights come from. Cannot be changed.")]
+    storage: Annotated[StorageSpec, Field(description="Where the weights are kept. Cannot be changed.")] = (
+        StorageSpec()
+    )
     placement: Annotated[PlacementSpec, Field(description="On which nodes.")] = PlacementSpec()
     max_bytes_per_second: Annotated[
         int | None,
@@ -335,6 +448,22 @@ class ModelCacheSpec(APIModel):
             description="Limit of the download speed per node, in bytes per second. Left out: no limit.",
         ),
     ] = None
+    verify_interval_seconds: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=31_536_000,
+            description="After how many seconds weights are hashed again; those on a node also after every start of "
+            "the node. What is not what it should be is put aside and fetched anew. 0: never by itself; the annotation "
+            "preheat.dev/verify-requested-at asks for it.",
+            json_schema_extra=rules(
+                (
+                    "self == 0 || self >= 60",
+                    "must be 0 (never) or at least 60: hashing reads all the weights from the disk",
+                )
+            ),
+        ),
+    ] = 604_800
 
 
 class NodeCacheState(StrEnum):
@@ -346,16 +475,36 @@ class NodeCacheState(StrEnum):
     VERIFYING = "Verifying"
     READY = "Ready"
     FAILED = "Failed"
+    EVICTING = "Evicting"
 
 
 class NodeCacheStatus(APIModel):
     """The weights on one node."""
 
-    name: Annotated[str, Field(max_length=253, description="Name of the node.")]
+    name: Annotated[
+        str,
+        Field(
+            max_length=253,
+            description="Name of the node; Shared: the volume of the claim; Registry: who knows what a tag stands for.",
+        ),
+    ]
     state: Annotated[NodeCacheState, Field(description="How far this node is.")]
     percent: Annotated[int, Field(ge=0, le=100, description="Share of the bytes that are there.")]
     reason: Annotated[str | None, Field(max_length=64, description="Why it failed or waits.")] = None
     message: Annotated[str | None, Field(max_length=512, description="What happened and what to do.")] = None
+
+
+class QuarantinedNode(APIModel):
+    """A node on which pods still mount weights that were found wrong and put aside."""
+
+    name: Annotated[str, Field(max_length=253, description="Name of the node.")]
+    time: Annotated[
+        str,
+        Field(
+            max_length=32,
+            description="When that was known, RFC 3339, UTC: pods there that are no younger run on those weights.",
+        ),
+    ]
 
 
 class ModelCacheStatus(APIModel):
@@ -394,25 +543,53 @@ class ModelCacheStatus(APIModel):
         str | None, Field(max_length=16, description='Download speed over all nodes: "220 MB/s".')
     ] = None
     eta: Annotated[str | None, Field(max_length=16, description='Time left: "40s", "3m20s".')] = None
+    in_use: Annotated[
+        bool | None,
+        Field(description="Whether a Deployment with replicas mounts them: then they leave no disk."),
+    ] = None
+    last_used_time: Annotated[
+        str | None,
+        Field(
+            max_length=32,
+            description="When they were last in use, RFC 3339, UTC: where a node's budget is short, the least recently "
+            "used leave first.",
+        ),
+    ] = None
+    last_verified_time: Annotated[
+        str | None,
+        Field(
+            max_length=32,
+            description="Mode Shared: when the weights on the volume were last hashed and right, RFC 3339, UTC.",
+        ),
+    ] = None
     ready_nodes: Annotated[int | None, Field(ge=0, description="Nodes that hold the verified weights.")] = (
         None
     )
     desired_nodes: Annotated[int | None, Field(ge=0, description="Nodes that should.")] = None
     node_summary: Annotated[
-        str | None, Field(max_length=16, description="Ready nodes of desired ones, for people.")
+        str | None,
+        Field(max_length=16, description='Ready nodes of desired ones, for people; "shared" for a volume.'),
     ] = None
     nodes: Annotated[
         list[NodeCacheStatus],
         Field(
-            max_length=1000,
+            max_length=MOST_NODES,
             description="Each node that holds the weights or is getting them.",
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         ),
     ] = []
+    quarantined: Annotated[
+        list[QuarantinedNode] | None,
+        Field(
+            max_length=1000,
+            description="Nodes with pods that run on weights that were found wrong since. They are replaced one by one.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = None
 
 
 class ModelCache(APIModel):
-    """The exact, verified weights of one model revision, put on nodes before any pod needs them.
+    """The exact, verified weights of one model revision, put in place before any pod needs them.
 
     An LLMDeployment makes the one it needs; make one yourself to have weights on nodes ahead of time.
     """

@@ -242,6 +242,15 @@ def _restrict_containers(properties: Schema) -> None:
             f"!has(self.ports) || self.ports.all(p, !(p.containerPort in {list(t.OWN_PORTS)}))",
             t.REFUSED_PORT,
         ),
+        {
+            # An object that has one already keeps it, as long as its ports stay as they are.
+            **_rule(
+                "!has(self.ports) || self.ports.all(p, !has(p.hostPort) || p.hostPort == 0) || "
+                "(oldSelf.hasValue() && has(oldSelf.value().ports) && oldSelf.value().ports == self.ports)",
+                t.REFUSED_HOST_PORT,
+            ),
+            "optionalOldSelf": True,
+        },
     ]
     names = ", ".join(f"'{name}'" for name in t.OWN_VARIABLES)
     variables = f"self.env.all(e, !(e.name in [{names}]) && !e.name.startsWith('{t.OWN_VARIABLE_PREFIX}'))"

@@ -223,6 +223,10 @@ REFUSED_PRIVILEGED: Final = (
     "a privileged container beside the model breaks Pod Security `restricted`: leave `privileged` out, or run it in a "
     "pod of its own (a DaemonSet)"
 )
+REFUSED_HOST_PORT: Final = (
+    "a `hostPort` is there once on a node, so that a second replica never fits, and Pod Security `restricted` forbids "
+    "it: leave it out; replicas are reached through the Service (status.url)"
+)
 REFUSED_WITHOUT_IMAGE: Final = (
     "`image` must be set for a container of your own; Preheat's are `engine` (containers) and `agent` "
     "(initContainers)"
@@ -261,6 +265,11 @@ REFUSED_NODE_LABEL: Final = (
     f"labels below {NODE_LABEL_PREFIX} are set when a node holds the weights, and this asks for them before: leave "
     "it out, pods go only where weights are"
 )
+NOT_A_LABEL_OF_WEIGHTS: Final = (
+    f"self.all(k, !k.startsWith('{NODE_LABEL_PREFIX}') || (oldSelf.hasValue() && k in oldSelf.value()))",
+    REFUSED_NODE_LABEL,
+)
+"""The rule for a selector of nodes outside of the template. An object that asks for such a label already keeps it."""
 REFUSED_TAINT: Final = (
     "must be the key of a taint: at most 63 characters of A-Z, a-z, 0-9, '-', '_' and '.', optionally after a domain "
     "and '/', for example nvidia.com/gpu"

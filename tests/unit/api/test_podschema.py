@@ -10,7 +10,7 @@ from kubernetes.client import models
 from preheat.api import template as t
 from preheat.api.crd import definitions
 
-from tests.template import REFUSED, everything
+from tests.template import NEWLY_REFUSED, REFUSED, everything
 
 APPLY_LIMIT_BYTES = 262_144
 """kubectl apply keeps what was applied in an annotation, and annotations end there."""
@@ -48,9 +48,9 @@ def paths(value: Any, path: str = "") -> Iterator[str]:
 
 
 def test_the_definition_can_be_applied_by_kubectl() -> None:
-    """With room to grow: half of what an annotation holds."""
+    """With room to grow: six tenths of what an annotation holds."""
     for definition in definitions().values():
-        assert len(json.dumps(definition, separators=(",", ":"))) < APPLY_LIMIT_BYTES / 2
+        assert len(json.dumps(definition, separators=(",", ":"))) < 0.6 * APPLY_LIMIT_BYTES
 
 
 def test_every_field_of_a_pods_spec_is_taken_or_refused_with_a_sentence() -> None:
@@ -84,7 +84,7 @@ def test_nothing_that_is_taken_goes_unchecked() -> None:
 
 def test_every_number_and_text_of_every_rule_is_known_to_the_tests() -> None:
     """A rule that no case breaks is a rule that nobody has seen work."""
-    said = [text for _, text in REFUSED.values()]
+    said = [text for _, text in (REFUSED | NEWLY_REFUSED).values()]
     for path, node in nodes(template()):
         for rule in node.get("x-kubernetes-validations", ()):
             if "self.matches" in rule["rule"] or "k.matches(r'" in rule["rule"]:
@@ -102,6 +102,8 @@ def test_the_sample_sets_every_field_that_is_taken() -> None:
         if not path.endswith("[]") and not any(path == r or path.startswith((f"{r}.", f"{r}[")) for r in refused)
         # Kubernetes has it in the type of all probes, and refuses it here.
         and not path.endswith("readinessProbe.terminationGracePeriodSeconds")
+        # Only an object that has one already keeps it.
+        and not path.endswith(".ports[].hostPort")
     }  # fmt: skip
     missing = sorted(wanted - set(paths(everything())))
     assert not missing, "\n".join(missing)
