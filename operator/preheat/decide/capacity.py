@@ -2,13 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
+from preheat.api.constants import LABEL_DEPLOYMENT
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import Toleration
-from preheat.decide.observed import NodeView
+from preheat.api.quantity import parse_count
+from preheat.decide.observed import Body, NodeView, PodView
 from preheat.decide.placement import matching_nodes
 from preheat.resources.caching import wanted_placement
 
+SHORT_AFTER_SECONDS = 60.0
+"""A replica that waits longer for a GPU shows that there is none."""
+SHORT_FOR_SECONDS = 600.0
+"""For so long that is believed."""
 HOLDERS = 5
 """So many holders are named; the others are counted."""
 
@@ -22,11 +29,94 @@ class GPUUse:
     count: int
 
 
+def gpus_held(pod: Body) -> dict[str, GPUUse]:
+    """Return what a model pod that has a node and has not ended holds there, by resource."""
+    metadata, spec = pod["metadata"], pod.get("spec") or {}
+    service = (metadata.get("labels") or {}).get(LABEL_DEPLOYMENT)
+    ended = (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
+    if service is None or ended or not spec.get("nodeName"):
+        return {}
+    counts: dict[str, int] = {}
+    for container in spec.get("containers") or ():
+        for resource, amount in ((container.get("resources") or {}).get("limits") or {}).items():
+            count = parse_count(amount)
+            if "/" in resource and count is not None:
+                counts[resource] = counts.get(resource, 0) + count
+    holder = f"{metadata['namespace']}/{service}"
+    return {resource: GPUUse(spec["nodeName"], holder, count) for resource, count in counts.items() if count}
+
+
 def fitting_nodes(service: LLMDeployment, nodes: Sequence[NodeView]) -> list[NodeView]:
     """Return the nodes that a replica may run on: by GPU type, labels and taints, whatever is in use."""
     gpus = Toleration(key=service.spec.hardware.gpu.resource_name, operator="Exists")
     asked = wanted_placement(service)
     return matching_nodes(asked.model_copy(update={"tolerations": [gpus, *asked.tolerations]}), nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """That a GPU was not to be had: for how many replicas there was one, of how many by the numbers, and when."""
+
+    placed: int
+    total: int
+    at: datetime
+
+
+def room(
+    service: LLMDeployment, nodes: Sequence[NodeView], uses: Sequence[GPUUse], pods: Sequence[PodView]
+) -> int | None:
+    """Return the most replicas that GPUs which our own replicas do not hold allow, those that are there included.
+
+    None without a matching node: then nobody knows.
+    """
+    gpu, mine = service.spec.hardware.gpu, f"{service.namespace}/{service.name}"
+    fitting = fitting_nodes(service, nodes)
+    if not fitting:
+        return None
+    held: dict[str, int] = {}
+    for use in uses:
+        if use.holder != mine:
+            held[use.node] = held.get(use.node, 0) + use.count
+    free = (node.allocatable.get(gpu.resource_name, 0) - held.get(node.name, 0) for node in fitting)
+    return max(_placed(pods), sum(max(0, count) // gpu.count for count in free))
+
+
+def shortage(
+    service: LLMDeployment,
+    pods: Sequence[PodView],
+    total: int,
+    before: Shortage | None,
+    now: datetime,
+    *,
+    weights_there: bool,
+) -> Shortage | None:
+    """Return that GPUs are short, whatever the numbers say: pods that are not ours are not watched.
+
+    It shows by a replica for which the scheduler finds no GPU though the weights are on all nodes that should have them.
+    It holds for a while after that replica is given up: what cannot be had is not asked for again and again. More nodes, or
+    one more replica that has a node, end it.
+    """
+    resource, placed = service.spec.hardware.gpu.resource_name, _placed(pods)
+    waits = (
+        pod
+        for pod in pods
+        if resource in (pod.unschedulable or "")
+        and not pod.deleting
+        and pod.created is not None
+        and (now - pod.created).total_seconds() >= SHORT_AFTER_SECONDS
+    )
+    if weights_there and next(waits, None) is not None:
+        return Shortage(placed, total, now)
+    ended = before is not None and (
+        (now - before.at).total_seconds() >= SHORT_FOR_SECONDS
+        or total > before.total
+        or placed > before.placed
+    )
+    return None if ended else before
+
+
+def _placed(pods: Sequence[PodView]) -> int:
+    return sum(pod.scheduled and not pod.deleting for pod in pods)
 
 
 def too_large(service: LLMDeployment, nodes: Sequence[NodeView]) -> str | None:

@@ -3,19 +3,34 @@
 ``None`` means "not there" or "not known", never zero.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from preheat.api.constants import (
+    ANNOTATION_APPLIED,
+    ANNOTATION_BOOT,
+    ANNOTATION_BUDGET,
+    ANNOTATION_DELETION_COST,
     ANNOTATION_NODE,
+    ANNOTATION_PEERS,
+    ANNOTATION_REMOVES,
+    ANNOTATION_ROOM,
+    ANNOTATION_VERIFIES,
+    COMPONENT_WARMER,
+    LABEL_COMPONENT,
     LABEL_GPU_TYPE,
     LABEL_REVISION,
+    NODE_LABEL_AVOIDED,
+    NODE_LABEL_LEAVING,
     NODE_LABEL_PREFIX,
     NODE_LABEL_READY,
+    NODE_LABEL_WARMING,
 )
+from preheat.api.quantity import parse_bytes, parse_count
 from preheat.api.template import AGENT
 from preheat.resources.metadata import Manifest
 
@@ -42,6 +57,21 @@ class NodeView:
     schedulable: bool
     allocatable: Mapping[str, int]
     caches: frozenset[str]
+    """Keys of the weights that are there, complete and verified, whether pods may start with them or not."""
+    warming: frozenset[str] = frozenset()
+    """Keys of the weights of which a part may lie there."""
+    leaving: frozenset[str] = frozenset()
+    """Keys of the weights that are to be taken off its disk."""
+    avoided: frozenset[str] = frozenset()
+    """Of those: the ones with which no pod may start there."""
+    gpu_fault: str | None = None
+    """What the node says of a faulty GPU, None when it says nothing of the kind."""
+    boot: str = ""
+    """Which of its starts this is."""
+    budget_bytes: int | None = None
+    """What its own annotation allows, None without one."""
+    version: str = ""
+    """Its resourceVersion."""
 
     @classmethod
     def from_body(cls, body: Body) -> "NodeView":
@@ -58,16 +88,60 @@ class NodeView:
             ready=condition(body, "Ready") == "True",
             schedulable=not spec.get("unschedulable", False),
             allocatable={
-                name: int(amount)
+                name: count
                 for name, amount in (status.get("allocatable") or {}).items()
-                if "/" in name and str(amount).isdigit()
+                if "/" in name and (count := parse_count(amount)) is not None
             },
-            caches=frozenset(
-                key.removeprefix(NODE_LABEL_PREFIX)
-                for key, value in labels.items()
-                if key.startswith(NODE_LABEL_PREFIX) and value == NODE_LABEL_READY
-            ),
+            caches=_keys(labels, NODE_LABEL_READY) | _keys(labels, NODE_LABEL_AVOIDED),
+            warming=_keys(labels, NODE_LABEL_WARMING),
+            leaving=_keys(labels, NODE_LABEL_LEAVING),
+            avoided=_keys(labels, NODE_LABEL_AVOIDED),
+            gpu_fault=_gpu_fault(body),
+            boot=(status.get("nodeInfo") or {}).get("bootID", ""),
+            budget_bytes=_bytes((metadata.get("annotations") or {}).get(ANNOTATION_BUDGET)),
+            version=metadata.get("resourceVersion", ""),
         )
+
+
+def _keys(labels: Mapping[str, str], state: str) -> frozenset[str]:
+    return frozenset(
+        key.removeprefix(NODE_LABEL_PREFIX)
+        for key, value in labels.items()
+        if key.startswith(NODE_LABEL_PREFIX) and value == state
+    )
+
+
+_FAULT = re.compile(
+    r"(gpu|xid|nvlink|accelerat\w*).*"
+    r"(unhealthy|error|fault|fail|missing|lost|problem|critical|degraded|inactive|broken|bad)"
+)
+"""What is True of a GPU that is faulty: XidCriticalError (GKE), GPUMissing, NVLinkStatusInactive (AKS), GpuUnhealthy."""
+_HEALTH = re.compile(r"(gpu|nvlink|accelerat)\w*(ready|(?<!un)healthy)$")
+"""What is False of it: AcceleratedHardwareReady (EKS)."""
+
+
+def _gpu_fault(body: Body) -> str | None:
+    """Return what a node's conditions or taints tell of a faulty GPU. Node agents have no common name for it."""
+    for told in (body.get("status") or {}).get("conditions") or ():
+        kind, status = str(told.get("type", "")), told.get("status")
+        bad = "False" if _HEALTH.search(kind.lower()) else "True" if _FAULT.search(kind.lower()) else None
+        if bad is not None and status == bad:
+            words = " ".join(filter(None, (str(told.get(name) or "") for name in ("reason", "message"))))
+            return f"{kind}={status} {words[:200]}".strip()
+    for taint in (body.get("spec") or {}).get("taints") or ():
+        if _FAULT.search(str(taint.get("key", "")).lower()):
+            return f"taint {taint['key']}"
+    return None
+
+
+def _bytes(text: str | None) -> int | None:
+    """Return what an annotation allows. One that is no amount allows nothing: a typing error must not fill a disk."""
+    if text is None:
+        return None
+    try:
+        return parse_bytes(text)
+    except ValueError:
+        return 0
 
 
 class AgentState(StrEnum):
@@ -84,6 +158,31 @@ class AgentState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class HealingReport:
+    """How far up its ladder an agent is."""
+
+    ill_seconds: float | None
+    """For how long its model has not been well, None when it is."""
+    steps: int
+    steps_at_most: int
+    waits: bool
+    """Whether it waits for a grant before it takes the next step."""
+
+    @classmethod
+    def from_json(cls, body: Any) -> "HealingReport | None":
+        """Return what an agent says of it, None for one that says nothing: it is of 0.1.0."""
+        if body is None:
+            return None
+        told = _mapping(body)
+        return cls(
+            ill_seconds=_amount_or_none(told.get("illSeconds")),
+            steps=int(_amount(told["steps"])),
+            steps_at_most=int(_amount(told["stepsAtMost"])),
+            waits=told.get("waitsFor") is not None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class AgentReport:
     """One answer of an agent's /status. Sizes in bytes, times in seconds."""
 
@@ -93,6 +192,21 @@ class AgentReport:
     bytes_done: int
     bytes_total: int
     remaining_seconds: float | None
+    load_started: datetime | None = None
+    load_seconds: float | None = None
+    """How long the last finished load took."""
+    first_answer_seconds: float | None = None
+    """From its end to the first good answer."""
+    storage_bytes: int | None = None
+    """Of the weights: what came from a disk and not from the page cache. An agent of 0.1.0 does not say."""
+    heals: int = 0
+    engine_starts: int = 0
+    healing: HealingReport | None = None
+    """None: an agent that heals without asking, and takes no advice."""
+    told_load_seconds: float | None = None
+    """How long it was told that a load takes."""
+    load_failures: int = 0
+    """How often in a row the load was refused. An agent of 0.1.0 does not say."""
 
     @classmethod
     def from_json(cls, body: Body) -> "AgentReport":
@@ -105,6 +219,51 @@ class AgentReport:
             bytes_done=int(_amount(load["bytesLoaded"])),
             bytes_total=int(_amount(load["bytesTotal"])),
             remaining_seconds=_amount_or_none(load.get("remainingSeconds")),
+            load_started=parse_time(str(load.get("startedAt") or "")),
+            load_seconds=_amount_or_none(load.get("seconds")),
+            first_answer_seconds=_amount_or_none(load.get("firstAnswerSeconds")),
+            storage_bytes=None if (read := _amount_or_none(load.get("storageBytes"))) is None else int(read),
+            heals=int(_amount(body.get("heals") or 0)),
+            engine_starts=int(_amount(body.get("engineStarts") or 0)),
+            healing=HealingReport.from_json(body.get("healing")),
+            told_load_seconds=_amount_or_none(_mapping(body.get("stall") or {}).get("loadSeconds")),
+            load_failures=int(_amount(load.get("failures") or 0)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One answer of an agent's /signals (runtime/agent/README.md). Times in seconds; None: the engine does not say."""
+
+    since: str
+    """Tells one agent from the next: its counters began at zero then."""
+    age_seconds: float
+    came: float
+    ended: float
+    failed: float
+    in_service: float | None
+    waiting: float
+    busy_seconds: float | None
+    prompt_tokens: float | None = None
+    generated_tokens: float | None = None
+    slots: float | None = None
+
+    @classmethod
+    def from_json(cls, body: Body) -> "Reading":
+        """Return the reading. Raises KeyError, TypeError or ValueError for an answer that is none, or says nothing yet."""
+        signals = _mapping(_mapping(body)["signals"])
+        return cls(
+            since=str(body["since"])[:64],
+            age_seconds=_amount(signals["ageSeconds"]),
+            came=_amount(signals["came"]),
+            ended=_amount(signals["ended"]),
+            failed=_amount(signals["failed"]),
+            in_service=_amount_or_none(signals.get("inService")),
+            waiting=_amount(signals["waiting"]),
+            busy_seconds=_amount_or_none(signals.get("busySeconds")),
+            prompt_tokens=_amount_or_none(signals.get("promptTokens")),
+            generated_tokens=_amount_or_none(signals.get("generatedTokens")),
+            slots=_amount_or_none(signals.get("slots")),
         )
 
 
@@ -143,13 +302,21 @@ class PodView:
     """Which container of the user's own ends again and again, and how."""
     lagging: str | None = None
     """What of the user's own keeps a pod whose engine is Ready from being so: a container, or a readiness gate."""
+    created: datetime | None = None
+    scheduled_at: datetime | None = None
+    ready_at: datetime | None = None
+    """Since when it is Ready, None while it is not."""
+    deletion_cost: int | None = None
+    """What it says that deleting it costs, None when it says nothing."""
+    unready_since: datetime | None = None
+    """Since when its main container runs and it is not Ready, None while either is not so."""
 
     @classmethod
     def from_body(cls, body: Body, main: str) -> "PodView":
         """Return the view of a v1 Pod whose main container is called ``main``."""
         metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
         labels = metadata.get("labels") or {}
-        scheduled = condition_of(body, "PodScheduled")
+        scheduled, is_ready = condition_of(body, "PodScheduled"), condition_of(body, "Ready")
         before = status.get("initContainerStatuses") or ()
         statuses = [*before, *(status.get("containerStatuses") or ())]
         begun = any(map(_has_run, statuses))
@@ -169,7 +336,7 @@ class PodView:
             node=spec.get("nodeName"),
             ip=status.get("podIP"),
             phase=status.get("phase", "Pending"),
-            ready=condition(body, "Ready") == "True",
+            ready=is_ready.get("status") == "True",
             deleting="deletionTimestamp" in metadata,
             scheduled=scheduled.get("status") == "True",
             unschedulable=scheduled.get("message", "")
@@ -191,7 +358,33 @@ class PodView:
                 if spec.get("readinessGates") and condition(body, "ContainersReady") == "True"
                 else None,
             ),
+            created=parse_time(metadata.get("creationTimestamp")),
+            scheduled_at=_since(scheduled),
+            ready_at=_since(is_ready),
+            deletion_cost=_cost((metadata.get("annotations") or {}).get(ANNOTATION_DELETION_COST)),
+            unready_since=_unready_since(container, is_ready),
         )
+
+
+def _unready_since(main: Body, is_ready: Body) -> datetime | None:
+    running = (main.get("state") or {}).get("running")
+    began = parse_time((running or {}).get("startedAt"))
+    if began is None or is_ready.get("status") == "True":
+        return None
+    lost = parse_time(is_ready.get("lastTransitionTime"))
+    return began if lost is None else max(began, lost)
+
+
+def _cost(text: str | None) -> int | None:
+    try:
+        return int(text) if text is not None else None
+    except ValueError:
+        return None
+
+
+def _since(condition: Body) -> datetime | None:
+    """Return since when a condition holds, None while it does not."""
+    return parse_time(condition.get("lastTransitionTime")) if condition.get("status") == "True" else None
 
 
 _TROUBLE = {
@@ -272,7 +465,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A warmer Job."""
+    """A Job of a cache: a warmer or a seeder."""
 
     name: str
     uid: str
@@ -287,11 +480,29 @@ class JobView:
     """Whether it is at work and has no pod."""
     complaint: str | None = None
     """Why its pod cannot be created, in the API server's words."""
+    suspended: bool = False
+    """Whether it waits for room."""
+    created: datetime | None = None
+    boot: str = ""
+    """As which of its starts the node ran when it was made."""
+    room_bytes: int | None = None
+    """How much it may take on its node, None without a budget."""
+    removes: frozenset[str] = frozenset()
+    """Of a keeper: the keys of the weights that it takes off its node's disk."""
+    verifies: frozenset[str] = frozenset()
+    """Of a keeper: the keys of the weights that it hashes."""
+    component: str = COMPONENT_WARMER
+    peers: tuple[str, ...] = ()
+    """Of a warmer: the nodes that it gets the weights from; none: it asks the source."""
+    applied: str = ""
+    """The hash of our own wish, as it was made."""
 
     @classmethod
     def from_body(cls, body: Body) -> "JobView":
         """Return the view of a batch/v1 Job."""
         metadata = body["metadata"]
+        annotations = metadata.get("annotations") or {}
+        suspended = bool((body.get("spec") or {}).get("suspend"))
         complete, failed = condition_of(body, "Complete"), condition_of(body, "Failed")
         state, since = JobState.ACTIVE, None
         if complete.get("status") == "True":
@@ -305,12 +516,27 @@ class JobView:
             owner=next(
                 (r.get("uid") for r in metadata.get("ownerReferences") or () if r.get("controller")), None
             ),
-            node=(metadata.get("annotations") or {}).get(ANNOTATION_NODE, ""),
+            node=annotations.get(ANNOTATION_NODE, ""),
             state=state,
             ended=parse_time(since),
             deleting="deletionTimestamp" in metadata,
-            podless=state is JobState.ACTIVE and not (body.get("status") or {}).get("active"),
+            podless=state is JobState.ACTIVE
+            and not suspended
+            and not (body.get("status") or {}).get("active"),
+            suspended=suspended and state is JobState.ACTIVE,
+            created=parse_time(metadata.get("creationTimestamp")),
+            boot=annotations.get(ANNOTATION_BOOT, ""),
+            room_bytes=parse_count(annotations.get(ANNOTATION_ROOM, "")),
+            removes=_listed(annotations.get(ANNOTATION_REMOVES)),
+            verifies=_listed(annotations.get(ANNOTATION_VERIFIES)),
+            component=(metadata.get("labels") or {}).get(LABEL_COMPONENT, COMPONENT_WARMER),
+            peers=tuple(filter(None, annotations.get(ANNOTATION_PEERS, "").split(","))),
+            applied=annotations.get(ANNOTATION_APPLIED, ""),
         )
+
+
+def _listed(keys: str | None) -> frozenset[str]:
+    return frozenset(filter(None, (keys or "").split(",")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +568,42 @@ class WarmerReport:
             message=str(body.get("message") or "")[:512],
             manifest_sha256=str(body.get("manifestSHA256") or "")[:64] or None,
             resolved_revision=str(body.get("resolvedRevision") or "")[:128] or None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperReport:
+    """A keeper's last words: what it could not remove, and what was no longer what it should be."""
+
+    in_use: frozenset[str] = frozenset()
+    young: frozenset[str] = frozenset()
+    """Keys of weights that were touched too short a while before to be removed."""
+    corrupt: Mapping[str, str] = field(default_factory=dict)
+    """By key: what is wrong with the weights."""
+    whole: bool = True
+    """Whether it tells of everything that it was to do. If not, another keeper is due for what is left."""
+    ended_well: bool = True
+    """If not it was killed or stopped, and this is what it had found until then."""
+
+    @classmethod
+    def from_json(cls, body: Body) -> "KeeperReport":
+        """Return the report. Raises KeyError, TypeError or ValueError for an answer that is none."""
+        body = _mapping(body)
+        ended_well = body["state"] == "Kept"
+        if not ended_well and "corruptCount" not in body:
+            raise ValueError("it tells nothing of what it did")
+        corrupt = _mapping(body.get("corrupt") or {})
+        stuck = {str(folder).rpartition("/")[2] for folder in _mapping(body.get("stuck") or {})}
+        in_use, young = ([str(key) for key in body.get(name) or ()] for name in ("inUse", "young"))
+        told = {"inUse": len(in_use), "young": len(young), "stuck": len(stuck), "corrupt": len(corrupt)}
+        return cls(
+            in_use=frozenset(in_use) | stuck,
+            young=frozenset(young),
+            corrupt={str(key): str(why)[:256] for key, why in corrupt.items()},
+            ended_well=ended_well,
+            whole=ended_well
+            and not body.get("cutShort")
+            and all(_amount(body.get(f"{name}Count") or 0) <= count for name, count in told.items()),
         )
 
 
@@ -387,9 +649,10 @@ def parse_time(text: str | None) -> datetime | None:
     if not text:
         return None
     try:
-        return datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
     except ValueError:
         return None
+    return found if found.tzinfo else None
 
 
 def controller_name(body: Body, kind: str) -> str | None:
@@ -420,11 +683,14 @@ __all__ = [
     "AgentState",
     "Body",
     "DeploymentView",
+    "HealingReport",
     "JobState",
     "JobView",
+    "KeeperReport",
     "Manifest",
     "NodeView",
     "PodView",
+    "Reading",
     "Taint",
     "WarmerReport",
     "condition",

@@ -7,10 +7,11 @@ Labels of nodes are a matter of each node's own loop (``decide/nodes.py``).
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from preheat.api.constants import LABEL_CACHE, LABEL_CACHE_NAMESPACE
+from preheat.api.constants import ANNOTATION_NODE, LABEL_CACHE, LABEL_CACHE_NAMESPACE
 from preheat.decide.observed import Body
 from preheat.decide.plan import RESYNC_SECONDS, Delete, Plan, Write
-from preheat.resources.names import key_of_volume, namespace_key, volume_name
+from preheat.resources.names import keeper_key, key_of_volume, namespace_key, volume_name
+from preheat.resources.serving import POLICY
 
 ROLES = ("make", "warm", "serve")
 
@@ -28,6 +29,10 @@ class OrphanObservation:
     volumes: Iterable[Body]
     claims: Iterable[Body]
     policies: Iterable[Body]
+    nodes: Collection[str] = ()
+    """Names of all nodes."""
+    keepers: Iterable[Body] = ()
+    """Jobs of keepers."""
 
 
 def decide_orphans(seen: OrphanObservation) -> Plan:
@@ -42,8 +47,10 @@ def decide_orphans(seen: OrphanObservation) -> Plan:
     }
     writes: list[Write] = []
     for volume in seen.volumes:
-        is_ours = LABEL_CACHE_NAMESPACE in _labels(volume)
-        if is_ours and (is_spent(volume) or volume["metadata"]["name"] not in expected):
+        is_a_caches, name = LABEL_CACHE_NAMESPACE in _labels(volume), volume["metadata"]["name"]
+        is_keepers = name in {volume_name(keeper_key(), role) for role in ("make", "warm")}
+        spent = (is_a_caches or is_keepers) and is_spent(volume)
+        if spent or (is_a_caches and name not in expected):
             writes.extend(_delete(volume))
     for claim in seen.claims:
         labels, name = _labels(claim), claim["metadata"]["name"]
@@ -54,9 +61,12 @@ def decide_orphans(seen: OrphanObservation) -> Plan:
         if is_of_a_cache and name not in expected:
             writes.extend(_delete(claim))
     for policy in seen.policies:
-        is_shared = not policy["metadata"].get("ownerReferences")
+        is_shared = policy["metadata"]["name"] == POLICY and not policy["metadata"].get("ownerReferences")
         if is_shared and policy["metadata"]["namespace"] not in seen.service_namespaces:
             writes.extend(_delete(policy))
+    for job in seen.keepers:
+        if (job["metadata"].get("annotations") or {}).get(ANNOTATION_NODE) not in seen.nodes:
+            writes.extend(_delete(job))
     return Plan(tuple(writes), None, (), RESYNC_SECONDS)
 
 

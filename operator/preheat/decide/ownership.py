@@ -20,8 +20,17 @@ def is_ours(desired: Manifest, live: Body) -> bool:
     owners = desired["metadata"].get("ownerReferences")
     if not owners:
         labels = live["metadata"].get("labels") or {}
-        return all(labels.get(k) == v for k, v in desired["metadata"].get("labels", {}).items())
+        alike = all(labels.get(k) == v for k, v in desired["metadata"].get("labels", {}).items())
+        return alike and _volume(live) == _volume(desired)
     return is_controlled_by(live, owners[0]["uid"])
+
+
+def _volume(body: Body) -> str | None:
+    """Return which volume a claim is for: anybody may give a claim of theirs our name and labels."""
+    if body["kind"] != "PersistentVolumeClaim":
+        return None
+    name: str | None = (body.get("spec") or {}).get("volumeName")
+    return name
 
 
 def adoption(desired: Manifest, live: Body) -> Adopt | None:

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter
 
-from preheat.api.gpu import GPU_MODELS, LABEL_ACCELERATOR, LABEL_PRODUCT, GPUType
+from preheat.api.gpu import GPU_MODELS, GPU_TAINTS, LABEL_ACCELERATOR, LABEL_PRODUCT, GPUType
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import PlacementSpec, Toleration
 from preheat.decide.observed import NodeView, Taint
 
 HARMLESS_EFFECT = "PreferNoSchedule"
-_OF_EVERY_CACHE = Toleration(key="nvidia.com/gpu", operator="Exists")
+_OF_EVERY_CACHE = tuple(Toleration(key=key, operator="Exists") for key in GPU_TAINTS)
 
 
 def gpu_type_of(node: NodeView) -> GPUType | None:
@@ -55,7 +55,7 @@ def matching_nodes(placement: PlacementSpec, nodes: Iterable[NodeView]) -> list[
 
 def untolerated(placement: PlacementSpec, node: NodeView) -> list[Taint]:
     """Return the taints that keep a cache off a node."""
-    tolerations = [_OF_EVERY_CACHE, *placement.tolerations]
+    tolerations = [*_OF_EVERY_CACHE, *placement.tolerations]
     return [taint for taint in node.taints if not is_tolerated(taint, tolerations)]
 
 

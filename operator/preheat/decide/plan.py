@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from preheat.resources.metadata import Manifest
+
+if TYPE_CHECKING:
+    from preheat.decide.autoscale import Outcome
 
 RESYNC_SECONDS = 300.0
 """How often an object at rest is looked at again."""
@@ -41,13 +44,54 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class LabelNode:
-    """Set labels of a node, or remove them (None)."""
+    """Set labels of a node, or remove them (None), if it still is as it was observed."""
 
     node: str
     labels: Mapping[str, str | None]
+    version: str
+    """The resourceVersion that was observed."""
 
 
-Write = Adopt | Apply | Delete | LabelNode
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Let a suspended warmer begin, if it still is the one that was observed.
+
+    ``room_bytes``: the most that it may take on its node, None for as much as it likes.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    room_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PricePod:
+    """Say what deleting a pod costs, or nothing any more (None), if it still is the one that was observed."""
+
+    namespace: str
+    name: str
+    uid: str
+    cost: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Advise:
+    """Tell an agent what it may do, and what to expect. No write: nothing of it is kept in the cluster. Seconds."""
+
+    ip: str
+    uid: str
+    """Of its pod: another pod may have the address by then."""
+    waits: bool
+    """Whether it waits for a grant, and is told whether it has one."""
+    grant: int | None
+    """The step of healing that it may take."""
+    grant_seconds: float
+    load_seconds: float | None
+    """How long a load takes nearly always, None when it knows."""
+
+
+Write = Admit | Adopt | Apply | Delete | LabelNode | PricePod
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +111,10 @@ class Plan:
     status: dict[str, Any] | None
     events: tuple[EventDraft, ...]
     requeue_after: float
+    scaled: "Outcome | None" = None
+    """What was decided of the number of replicas: the next pass has to know."""
+    advice: tuple[Advise, ...] = ()
+    """What agents are told."""
 
 
 def timestamp(now: datetime) -> str:

@@ -57,12 +57,18 @@ def unreadable(subject: LLMDeployment | ModelCache, problem: str, now: datetime)
 
 
 def with_refusal(
-    subject: LLMDeployment | ModelCache, plan: Plan, refusal: PreheatError, now: datetime
+    subject: LLMDeployment | ModelCache,
+    plan: Plan,
+    refusal: PreheatError,
+    now: datetime,
+    *,
+    lasts: bool = True,
 ) -> Plan:
-    """Return the plan that tells of a refused write.
+    """Return the plan that tells of a refused write. ``lasts``: it was refused for longer than a moment.
 
     A taken name and an object that the API server calls invalid stay so until somebody acts: Stalled.
-    What is merely unavailable is tried again, and only said when the object is not Ready anyway.
+    What is merely unavailable is tried again: said at once when the object is not Ready anyway, and beside a Ready
+    that stays as it is when it lasts, or is told of already.
     """
     if plan.status is None:
         return plan
@@ -72,7 +78,8 @@ def with_refusal(
     ready = next(c for c in status.conditions if c.type == ConditionType.READY)
     if reason is None:
         if ready.status == "True":
-            return plan
+            told_of = _is_told(subject)
+            return _beside_ready(subject, plan, refusal, now, news=not told_of) if lasts or told_of else plan
         reason = Reason.CHILD_REFUSED
     verdict = Verdict(ConditionType.READY, False, reason, str(refusal))
     summary = say.summary(verdict, stuck=reason in BAD and isinstance(refusal, NotOwned | InvalidSpec))
@@ -84,6 +91,31 @@ def with_refusal(
     drafts = tuple(say.events(summary, before, BAD))
     delay = TAKEN_SECONDS if isinstance(refusal, NotOwned) else RESYNC_SECONDS
     return Plan(plan.writes, changed.to_api(), drafts, min(plan.requeue_after, delay))
+
+
+def _is_told(subject: LLMDeployment | ModelCache) -> bool:
+    """Tell whether a status tells of a refusal beside Ready: an operator that has just started goes on with that."""
+    return any(
+        c.type == ConditionType.RECONCILING and c.status == "True" and c.reason == Reason.CHILD_REFUSED
+        for c in subject.status.conditions
+    )
+
+
+def _beside_ready(
+    subject: LLMDeployment | ModelCache, plan: Plan, refusal: PreheatError, now: datetime, *, news: bool
+) -> Plan:
+    """Return the plan that says of an object that is Ready that its spec is not carried out yet, and why."""
+    verdict = Verdict(ConditionType.RECONCILING, True, Reason.CHILD_REFUSED, str(refusal))
+    (told,) = say.conditions([verdict], subject.status.conditions, subject.generation, now)
+    status = plan.status or {}
+    rest = [c for c in status.get("conditions", ()) if c["type"] != ConditionType.RECONCILING]
+    drafts = (EventDraft(verdict.reason, verdict.message, warning=True),) if news else ()
+    return replace(
+        plan,
+        status={**status, "conditions": [*rest, told.to_api()]},
+        events=(*plan.events, *drafts),
+        requeue_after=min(plan.requeue_after, RESYNC_SECONDS),
+    )
 
 
 def with_contests(

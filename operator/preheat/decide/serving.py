@@ -1,25 +1,48 @@
 """LLMDeployment: one pass's decision, what is written. ``wish`` says what is wanted, ``telling`` what is said."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from preheat.api.constants import LABEL_REVISION
+from preheat.api.constants import ANNOTATION_BASELINE, ANNOTATION_SERVED, ANNOTATION_VERDICT, LABEL_REVISION
 from preheat.api.llmdeployment import LLMDeployment
+from preheat.api.modelcache import MOST_NODES, CacheMode
 from preheat.config import OperatorConfig
+from preheat.decide.autoscale import Outcome
 from preheat.decide.capacity import fitting_nodes
-from preheat.decide.observed import DeploymentView, is_controlled_by
+from preheat.decide.judgement.failure import failure_of, marked
+from preheat.decide.judgement.judge import (
+    COMPARE_SECONDS,
+    baseline_of,
+    counted,
+    is_judged,
+    judge,
+    serving_ids,
+)
+from preheat.decide.judgement.soak import soak_left_seconds, soaked
+from preheat.decide.observed import is_controlled_by
 from preheat.decide.ownership import is_orphan
-from preheat.decide.plan import Adopt, Apply, Delete, Plan, Write
-from preheat.decide.rollout import Progress, next_old
-from preheat.decide.telling import refusal, telling_plan
-from preheat.decide.wish import ServiceObservation, Wish, make_wish, ready_nodes, runs, stored_revisions
+from preheat.decide.plan import POLL_SECONDS, Adopt, Apply, Delete, Plan, PricePod, Write, timestamp
+from preheat.decide.renewal import Renewal, renew
+from preheat.decide.rollout import Method, Step, next_step
+from preheat.decide.rollout.gather import Question, gather
+from preheat.decide.rollout.told import finishing
+from preheat.decide.target import Target, as_it_was, choose_target, is_proven, is_soaked, way_back
+from preheat.decide.telling import Rollout, refusal, telling_plan
+from preheat.decide.victims import COST, Scene, price
+from preheat.decide.wish import (
+    ServiceObservation,
+    Wish,
+    make_wish,
+    ready_nodes,
+    runs,
+    scale,
+    stored_revisions,
+)
 from preheat.errors import InvalidSpec
 from preheat.resources import caching, names, serving
 from preheat.resources.metadata import owner_reference
 from preheat.resources.serving import Revision
-
-MOST_NODES = 1000
-"""On no more nodes than this can one cache be (the bound of its spec.placement.nodes)."""
 
 
 def decide_service(
@@ -28,22 +51,199 @@ def decide_service(
     """Return what to do for one LLMDeployment."""
     stored = stored_revisions(service, seen)
     orphans = [body for body in seen.children if is_orphan(body)]
+    target = choose_target(service, stored)
+    wanted = serving.revision_id(service)
+    service = as_it_was(service, stored, target)
     try:
         caching.wanted_placement(service)
-        wish = make_wish(service, seen, stored, config)
+        scaled = scale(service, seen, now)
+        wish = make_wish(service, seen, stored, config, scaled, target)
     except InvalidSpec as problem:
         return refusal(service, seen, str(problem), now)
     if orphans:
         # What an LLMDeployment of the same name left behind runs: take it over before anything is decided of it.
         adoptions: list[Write] = [Adopt(body, owner_reference(service)) for body in orphans]
-        return telling_plan(service, seen, wish, adoptions, now)
-    kept = _kept_revisions(service, stored, wish)
-    old_replicas = _old_replicas(wish, seen)
+        return telling_plan(service, seen, wish, adoptions, now, scaled, target=target)
+    back = way_back(stored, wanted, serving_ids(seen)) if is_judged(target, stored) else None
+    target = replace(target, alone=back is None and is_judged(target, stored))
+    failure = judge(service, seen, stored, back, wish, now) if back is not None else None
+    if failure is not None:
+        # First it is written down. Replicas move in the next pass, whoever makes it.
+        verdict = _marks(service, stored, wish.id, ANNOTATION_VERDICT, failure.to_json())
+        return replace(
+            telling_plan(service, seen, wish, verdict, now, scaled, target=target), requeue_after=POLL_SECONDS
+        )
+    if not is_soaked(stored, wish.id) and soak_left_seconds(service, seen, wish, now) == 0:
+        wish = soaked(wish, now)
+    # Whatever the history's limit: the spec's with its verdict, and the way back until the spec's is known to be good.
+    kept = _kept_revisions(service, stored, wish) | {wanted, *([back.id] if back is not None else ())}
+    question = _question(service, seen, wish, stored, target, now)
+    step = next_step(question.observed, question.goal, question.rooms, question.limits)
+    step = _announced(service, seen, step) if step else finishing(service, question)
+    old_replicas = _old_replicas(service, wish, seen, step)
+    renewal = renew(service.namespace, seen, wish)
     writes: list[Write] = [
+        *_marks_of_predecessors(service, seen, stored, back, wish, now),
+        *renewal.prices,
+        *_prices_of_old(service, seen, question, old_replicas),
         *_deletions(service, seen, stored, kept, wish, old_replicas),
-        *_applies(service, seen, wish, stored, old_replicas, config),
+        *_applies(service, seen, wish, stored, old_replicas, renewal, config, _Rolling(step, question)),
     ]
-    return telling_plan(service, seen, wish, writes, now)
+    if scaled is not None:
+        prices = _prices(service, seen, wish, scaled, renewal, now)
+        writes = [*prices, *writes, *_memory(service, scaled, now)]
+    rollout = Rollout(question, step) if step else None
+    plan = telling_plan(service, seen, wish, writes, now, scaled, rollout, target)
+    if back is None or wish.id not in serving_ids(seen):
+        return plan
+    # An agent that is silent now may tell the next time.
+    return replace(plan, requeue_after=min(plan.requeue_after, COMPARE_SECONDS))
+
+
+def _announced(service: LLMDeployment, seen: ServiceObservation, step: Step) -> Step:
+    """Return the step without what ends a replica that serves, as long as its status does not tell that this is the way.
+
+    A gap is announced before it begins, also where a status is told late because a thousand are.
+    """
+    told = service.status.rollout
+    if step.chosen not in {Method.DRAIN_FIRST, Method.ONE_BY_ONE} or (told and told.chosen == step.chosen):
+        return step
+    now = {
+        (v.revision, v.gpu_type): v.replicas
+        for v in seen.deployments
+        if (v.revision, v.gpu_type) in step.replicas
+    }
+    kept = {key: max(count, now.get(key, 0)) for key, count in step.replicas.items()}
+    return replace(step, replicas=kept, look_again_seconds=POLL_SECONDS)
+
+
+def _question(
+    service: LLMDeployment,
+    seen: ServiceObservation,
+    wish: Wish,
+    stored: Sequence[Revision],
+    target: Target,
+    now: datetime,
+) -> Question:
+    """Return what the planner is asked. Where a person alone may go back, nothing moves, as if it were paused."""
+    question = gather(service, seen, wish, stored, now)
+    return replace(question, limits=replace(question.limits, paused=True)) if target.holds else question
+
+
+def rollout_ahead(
+    service: LLMDeployment, seen: ServiceObservation, config: OperatorConfig, now: datetime
+) -> Question:
+    """Return what the planner would be asked: ``kubectl preheat plan`` goes on from there, on paper.
+
+    Raises InvalidSpec as ``decide_service`` would say it.
+    """
+    stored = stored_revisions(service, seen)
+    target = choose_target(service, stored)
+    service = as_it_was(service, stored, target)
+    wish = make_wish(service, seen, stored, config, scale(service, seen, now), target)
+    return _question(service, seen, wish, stored, target, now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rolling:
+    """What a rollout asks for now; no step: nothing is under way."""
+
+    step: Step | None
+    question: Question
+
+
+def _marks(
+    service: LLMDeployment, stored: Sequence[Revision], identity: str, mark: str, text: str
+) -> list[Write]:
+    """Return the writes that have it remembered of a revision, on every GPU type that it is stored for."""
+    mine = [revision for revision in stored if revision.id == identity]
+    return [Apply(serving.make_controller_revision(service, marked(r, mark, text))) for r in mine]
+
+
+def _marks_of_predecessors(
+    service: LLMDeployment,
+    seen: ServiceObservation,
+    stored: Sequence[Revision],
+    back: Revision | None,
+    wish: Wish,
+    now: datetime,
+) -> list[Write]:
+    """Return the writes that have it remembered who serves, and how, before it makes room for another revision."""
+    found: list[Write] = []
+    for revision in stored:
+        identity = revision.id
+        if (
+            identity == wish.id
+            or identity not in serving_ids(seen)
+            or failure_of(stored, identity) is not None
+        ):
+            continue
+        known = revision
+        if not is_proven(stored, identity):
+            known = marked(known, ANNOTATION_SERVED, timestamp(now))
+        counts = counted(seen, identity) if back is not None and back.id == identity else None
+        if counts is not None and baseline_of(stored, identity, wish.id) is None:
+            known = marked(known, ANNOTATION_BASELINE, counts.to_json(wish.id))
+        if known is not revision:
+            found.append(Apply(serving.make_controller_revision(service, known)))
+    return found
+
+
+def _prices(
+    service: LLMDeployment,
+    seen: ServiceObservation,
+    wish: Wish,
+    scaled: Outcome,
+    renewal: Renewal,
+    now: datetime,
+) -> list[Write]:
+    """Return what has to be said of pods before a Deployment of the wanted revision is asked for fewer.
+
+    Where replicas are renewed, that says which goes.
+    """
+    look = seen.scaling and (seen.scaling.look or seen.scaling.before)
+    uses = [use for use in seen.uses if use.holder != f"{service.namespace}/{service.name}"]
+    scene = Scene(service.namespace, look.readings if look else {}, scaled.load.phases, uses, now)
+    found: list[Write] = []
+    for revision in wish.revisions:
+        name = names.child_name(service.name, revision.id, revision.gpu_type)
+        view = next((view for view in seen.deployments if view.name == name), None)
+        share = wish.shares[revision.gpu_type]
+        if view is not None and view.replicas > share and name not in renewal.replicas:
+            found += price([pod for pod in seen.pods if runs(view, pod) and not pod.deleting], share, scene)
+    return found
+
+
+def _prices_of_old(
+    service: LLMDeployment, seen: ServiceObservation, question: Question, old_replicas: Mapping[str, int]
+) -> list[Write]:
+    """Return what has to be said of old pods so that those go whose GPUs the new revision can take.
+
+    A ReplicaSet deletes what is not ready first: prices count among the ready ones.
+    """
+    useful = [name for room in question.rooms.values() for name in room.useful]
+    rank = {name: place for place, name in enumerate(useful)}
+    found: list[Write] = []
+    for view in seen.deployments:
+        live = [pod for pod in seen.pods if runs(view, pod) and not pod.deleting]
+        ready = sorted(
+            (pod for pod in live if pod.ready), key=lambda pod: (rank.get(pod.name, len(rank)), pod.name)
+        )
+        going = len(ready) - old_replicas.get(view.name, len(live))
+        if 0 < going < len(ready):
+            found += [
+                PricePod(service.namespace, pod.name, pod.uid, wanted)
+                for place, pod in enumerate(ready)
+                if (wanted := COST if place < going and pod.name in rank else None) != pod.deletion_cost
+            ]
+    return found
+
+
+def _memory(service: LLMDeployment, scaled: Outcome, now: datetime) -> list[Write]:
+    """Return the write of what the scaler must not forget, when it is due. It comes last: nothing waits for it."""
+    if scaled.keep is None:
+        return []
+    return [Apply(serving.make_scaler_memory(service, scaled.keep, timestamp(now)))]
 
 
 def _kept_revisions(service: LLMDeployment, stored: Sequence[Revision], wish: Wish) -> frozenset[str]:
@@ -56,33 +256,23 @@ def _kept_revisions(service: LLMDeployment, stored: Sequence[Revision], wish: Wi
     return frozenset({wish.id, *ranked[: service.spec.rollout.revision_history_limit]})
 
 
-def _old_replicas(wish: Wish, seen: ServiceObservation) -> dict[str, int]:
-    """Return how many replicas each Deployment of an old revision should have, by name."""
-    old = [view for view in seen.deployments if view.revision != wish.id]
-    if not old:
-        return {}
-    mine = [pod for pod in seen.pods if pod.revision == wish.id and not pod.deleting]
-    left = next_old(
-        Progress(
-            desired=wish.replicas,
-            old=sum(view.replicas for view in old),
-            old_leaving=any(pod.revision != wish.id and pod.deleting for pod in seen.pods),
-            new_scheduled=sum(pod.scheduled for pod in mine),
-            new_ready=sum(pod.ready for pod in mine),
-            blocked=any(pod.unschedulable is not None for pod in mine),
-            weights_warm=ready_nodes(wish, seen) > 0,
-        )
-    )
-    # The oldest give up theirs first, so that the newest that serves stays longest.
-    result = {}
-    for view in sorted(old, key=lambda view: -_serving(view, seen)):
-        result[view.name] = min(view.replicas, left)
-        left -= result[view.name]
-    return result
+def _old_replicas(
+    service: LLMDeployment, wish: Wish, seen: ServiceObservation, step: Step | None
+) -> dict[str, int]:
+    """Return how many replicas each Deployment of an old revision should have, by name.
 
-
-def _serving(view: DeploymentView, seen: ServiceObservation) -> int:
-    return sum(pod.ready for pod in seen.pods if runs(view, pod))
+    As many as it has until the new Deployments are there: what the API server refuses takes nobody's place.
+    """
+    there = {view.name for view in seen.deployments}
+    wanted = {names.child_name(service.name, r.id, r.gpu_type) for r in wish.revisions}
+    if wish.replicas > 0 and not wanted <= there:
+        return {view.name: view.replicas for view in seen.deployments if view.revision != wish.id}
+    asked = step.replicas if step is not None else {}
+    return {
+        view.name: asked.get((view.revision, view.gpu_type), 0)
+        for view in seen.deployments
+        if view.revision != wish.id
+    }
 
 
 def _deletions(
@@ -123,11 +313,13 @@ def _applies(
     wish: Wish,
     stored: Sequence[Revision],
     old_replicas: Mapping[str, int],
+    renewal: Renewal,
     config: OperatorConfig,
+    rolling: _Rolling,
 ) -> list[Write]:
     writes: list[Write] = [
         # Old replicas go before new ones come: that frees their GPUs.
-        *_shrinks(service, stored, old_replicas),
+        *_resized(service, stored, old_replicas),
         Apply(serving.make_network_policy(service.namespace, config)),
         Apply(serving.make_service(service)),
     ]
@@ -135,20 +327,43 @@ def _applies(
         # Once made it stays: it lets a single replica be drained, as no budget would.
         writes.append(Apply(serving.make_disruption_budget(service)))
     if wish.makes_cache:
-        nodes = _cache_nodes(service, seen, wish)
-        writes.append(Apply(caching.make_cache(service, wish.cache, nodes)))
+        nodes = nodes_to_warm(service, wish.replicas, wish.forecast, len(fitting_nodes(service, seen.nodes)))
+        first = rolling.question.nodes_first if rolling.step is not None and wish.replicas else ()
+        nodes = max(nodes, len(first))
+        writes.append(Apply(caching.make_cache(service, wish.cache, nodes, wish.resolved, first)))
     for revision in wish.revisions:
         writes.append(Apply(serving.make_controller_revision(service, revision)))
-        writes.append(Apply(serving.make_deployment(service, revision, wish.shares[revision.gpu_type])))
+        name = names.child_name(service.name, revision.id, revision.gpu_type)
+        asked = renewal.replicas.get(name, _replicas(service, seen, wish, revision, rolling.step))
+        writes.append(Apply(serving.make_deployment(service, revision, asked)))
     # A GPU type of this very revision that gets no replicas any more.
     used = {revision.gpu_type.value for revision in wish.revisions}
     idle = {
         view.name: 0 for view in seen.deployments if view.revision == wish.id and view.gpu_type not in used
     }
-    return [*_shrinks(service, stored, idle), *writes]
+    return [*_resized(service, stored, idle), *writes]
 
 
-def _shrinks(service: LLMDeployment, stored: Sequence[Revision], replicas: Mapping[str, int]) -> list[Write]:
+def _replicas(
+    service: LLMDeployment, seen: ServiceObservation, wish: Wish, revision: Revision, step: Step | None
+) -> int:
+    """Return how many replicas a Deployment of the wanted revision is asked for: its share, or what a rollout allows.
+
+    A shared volume is reached from every node, so no node's label keeps a pod off weights that are not complete:
+    no replica is added before the cache is ready. Those that are there stay: a cache that is made again, or a
+    warmer's Job that somebody deletes, ends no pod.
+    """
+    share = wish.shares[revision.gpu_type]
+    if step is not None:
+        share = step.replicas.get((revision.id, revision.gpu_type.value), share)
+    if service.spec.cache.mode is not CacheMode.SHARED or ready_nodes(wish, seen) > 0:
+        return share
+    name = names.child_name(service.name, revision.id, revision.gpu_type)
+    return min(share, next((view.replicas for view in seen.deployments if view.name == name), 0))
+
+
+def _resized(service: LLMDeployment, stored: Sequence[Revision], replicas: Mapping[str, int]) -> list[Write]:
+    """Return the writes that give Deployments of stored revisions so many replicas, by name."""
     by_name = {names.child_name(service.name, r.id, r.gpu_type): r for r in stored}
     return [
         Apply(serving.make_deployment(service, by_name[name], count))
@@ -157,7 +372,11 @@ def _shrinks(service: LLMDeployment, stored: Sequence[Revision], replicas: Mappi
     ]
 
 
-def _cache_nodes(service: LLMDeployment, seen: ServiceObservation, wish: Wish) -> int:
-    """Return on how many nodes the weights should lie: one per replica and the margin, as far as nodes go."""
-    available = len(fitting_nodes(service, seen.nodes))
-    return max(1, min(available, max(1, wish.replicas) + service.spec.cache.warm_nodes, MOST_NODES))
+def nodes_to_warm(service: LLMDeployment, replicas: int, forecast: int | None, available: int) -> int:
+    """Return on how many nodes the weights should lie: one per replica and the margin, as far as nodes go.
+
+    ``forecast``: the most replicas that are expected within the time that a node needs to get the weights, None where
+    nobody forecasts. It is what a scaler calls this with: weights are on a node before its first replica is decided.
+    """
+    expected = max(1, replicas, forecast or 0)
+    return max(1, min(available, expected + service.spec.cache.warm_nodes, MOST_NODES))

@@ -10,8 +10,8 @@ from typing import Any
 
 from preheat.api.conditions import ConditionType
 
-_NAMED_BY = {"conditions": "type", "nodes": "name", "children": "name"}
-"""The lists in our statuses, and what names an item in each."""
+_NAMED_BY = {"conditions": "type", "nodes": "name", "children": "name", "quarantined": "name"}
+"""The lists in our statuses whose items have owners of their own, and what names an item. Others are written whole."""
 _OURS = frozenset(ConditionType)
 
 
@@ -41,7 +41,7 @@ def _fields(wanted: Mapping[str, Any], live: Mapping[str, Any], path: str) -> li
             found.append(here)
         elif isinstance(mine, dict) and isinstance(theirs, dict):
             found += _fields(mine, theirs, here)
-        elif isinstance(mine, list) and isinstance(theirs, list):
+        elif isinstance(mine, list) and isinstance(theirs, list) and field in _NAMED_BY:
             found += _items(field, mine, theirs, here)
     return found
 

@@ -1,27 +1,41 @@
 """LLMDeployment: what is said. The one most telling reason why it is not Ready, with progress and numbers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from preheat.api.conditions import ConditionType, Reason
 from preheat.api.llmdeployment import (
+    MOST_CHILDREN,
     CacheStatus,
     ChildStatus,
     LLMDeployment,
     LLMDeploymentStatus,
     LoadingStatus,
+    RolloutStatus,
+    ScalingMode,
 )
 from preheat.api.modelcache import ModelCache, NodeCacheState
 from preheat.decide import conditions as say
 from preheat.decide import text
+from preheat.decide.autoscale import Outcome
+from preheat.decide.avoidance import decide_avoidance
 from preheat.decide.capacity import in_numbers, too_large
 from preheat.decide.conditions import Verdict
+from preheat.decide.healing import decide_healing
+from preheat.decide.loads import learn, left_of
 from preheat.decide.observed import AgentState, PodView
-from preheat.decide.plan import POLL_SECONDS, RESYNC_SECONDS, Plan, Write
+from preheat.decide.plan import POLL_SECONDS, RESYNC_SECONDS, EventDraft, Plan, Write, timestamp
+from preheat.decide.renewal import renew
+from preheat.decide.rollout import Phase, Step, told
+from preheat.decide.rollout.gather import Question
+from preheat.decide.sites import holding, misses_image
+from preheat.decide.target import Target
 from preheat.decide.troubles import Trouble, sentence, trouble_of, what_to_do
 from preheat.decide.wish import ServiceObservation, Wish, runs, the_cache
 from preheat.resources.pod import selector
+from preheat.resources.weights import digest_in
 
 CRASHES = 3
 """Restarts of an engine after which it is said to be crashing."""
@@ -32,7 +46,9 @@ STUCK = frozenset(
         Reason.NAME_TAKEN,
         Reason.CHILD_REFUSED,
         Reason.WEIGHTS_FAILED,
+        Reason.WEIGHTS_CORRUPT,
         Reason.NO_MATCHING_NODE,
+        Reason.OVER_BUDGET,
         Reason.PODS_REFUSED,
         Reason.REFERENCE_MISSING,
         Reason.IMAGE_UNAVAILABLE,
@@ -41,9 +57,25 @@ STUCK = frozenset(
         Reason.CANARY_FAILED,
         Reason.ENGINE_CRASHING,
         Reason.CONTAINER_CRASHING,
+        Reason.ROLLED_BACK,
+        Reason.ROLLOUT_FAILED,
     }
 )
-BAD = STUCK | {Reason.NO_CAPACITY, Reason.POD_NOT_STARTING, Reason.MODEL_HEALING}
+BAD = STUCK | {
+    Reason.NO_CAPACITY,
+    Reason.ROLLOUT_BLOCKED,
+    Reason.POD_NOT_STARTING,
+    Reason.CLAIM_NOT_BOUND,
+    Reason.MODEL_HEALING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A rollout that is under way: what was asked, and the step that was answered."""
+
+    question: Question
+    step: Step
 
 
 def refusal(service: LLMDeployment, seen: ServiceObservation, problem: str, now: datetime) -> Plan:
@@ -71,18 +103,36 @@ def telling_plan(
     wish: Wish,
     writes: list[Write],
     now: datetime,
+    scaled: Outcome | None = None,
+    rollout: Rollout | None = None,
+    target: Target | None = None,
 ) -> Plan:
     """Return the plan with these writes, and the status and events that tell of it."""
+    target = target or Target(wish.id)
     live = [pod for pod in seen.pods if not pod.deleting]
     ready = [pod for pod in live if pod.ready]
     cache = the_cache(wish, seen)
-    verdict, loading = _verdict(service, seen, wish, cache)
+    verdict, loading = _verdict(service, seen, wish, cache, now, rollout)
+    verdict = _with_target(verdict, target)
+    going_back = _rolled_back(target)
+    advice, rationed = decide_healing(service, live)
+    avoidance = decide_avoidance(service, seen, now)
+    special = [
+        *_told(ConditionType.HEALING_RATIONED, Reason.HEALING_RATIONED, rationed),
+        *_told(ConditionType.NODE_AVOIDED, Reason.NODE_AVOIDED, avoidance.words),
+    ]
     before = service.status
+    renewal = renew(service.namespace, seen, wish).verdict
+    rolling = _rollout_status(service, rollout, live, cache, now)
     verdicts = [
         *say.summary(verdict, stuck=verdict.reason in STUCK),
         _accepted(service, wish),
-        _weights(cache),
+        _weights(service, cache),
         _available(len(ready)),
+        *_scaling(service, scaled, now),
+        *([renewal] if renewal is not None else []),
+        *special,
+        *going_back,
     ]
     labels = ",".join(f"{key}={value}" for key, value in selector(service.name).items())
     status = LLMDeploymentStatus(
@@ -104,19 +154,171 @@ def telling_plan(
             desired_nodes=(cache.status.desired_nodes or 0) if cache else 0,
         ),
         loading=loading,
+        scaling=scaled.status if scaled is not None else None,
+        load_times=learn(before.load_times, live, before.ready_replicas, seen.warmed),
+        rollout=rolling,
+        avoided_nodes=avoidance.nodes or None,
         children=_children(seen, ready),
     )
     # Agents are asked only while a pod is on its way; everything else wakes the loop by itself.
     on_the_way = any(pod.ip and not pod.ready for pod in live)
+    looks = seen.scaling.next_look_seconds if seen.scaling is not None else RESYNC_SECONDS
     return Plan(
-        tuple(writes),
+        (*writes, *avoidance.deletes),
         status.to_api(),
-        tuple(say.events(verdicts, before.conditions, BAD)),
-        min(POLL_SECONDS if on_the_way else RESYNC_SECONDS, seen.look_again or RESYNC_SECONDS),
+        (
+            *(e for e in say.events(verdicts, before.conditions, BAD) if e.reason not in _OF_ROLLOUTS),
+            *_changes(before, scaled),
+            *_quarantined(before, renewal),
+            *_news(before, special),
+            *_turns(before, going_back),
+            *told.events(before.rollout, rolling, now),
+        ),
+        min(
+            POLL_SECONDS if on_the_way else RESYNC_SECONDS,
+            seen.look_again or RESYNC_SECONDS,
+            looks,
+            _look_again(rollout),
+        ),
+        scaled,
+        tuple(advice),
     )
 
 
+_OF_ROLLOUTS = frozenset({Reason.ROLLING_OUT, Reason.ROLLOUT_PAUSED, Reason.ROLLOUT_BLOCKED})
+"""Reasons whose Events are posted with the steps that they tell of."""
+
+
+def _rollout_status(
+    service: LLMDeployment,
+    rollout: Rollout | None,
+    live: Sequence[PodView],
+    cache: ModelCache | None,
+    now: datetime,
+) -> RolloutStatus | None:
+    if rollout is None:
+        return None
+    size = cache.status.total_bytes if cache else None
+    return told.status_of(service, rollout.question, rollout.step, live, size, now)
+
+
+def _look_again(rollout: Rollout | None) -> float:
+    """Return in how many seconds a rollout has more to do, though nothing in the cluster changes."""
+    if rollout is None:
+        return RESYNC_SECONDS
+    waits = (rollout.step.look_again_seconds, rollout.question.look_again_seconds)
+    return max(POLL_SECONDS, min((wait for wait in waits if wait is not None), default=RESYNC_SECONDS))
+
+
+def _told(kind: ConditionType, reason: Reason, words: str | None) -> list[Verdict]:
+    """Return a condition that is only there while there is something to say."""
+    return [] if words is None else [Verdict(kind, True, reason, words)]
+
+
+def _news(before: LLMDeploymentStatus, verdicts: Sequence[Verdict]) -> list[EventDraft]:
+    """Return an Event for each of these conditions that was not there before."""
+    there = {condition.type for condition in before.conditions}
+    return [
+        EventDraft(verdict.reason, verdict.message, warning=True)
+        for verdict in verdicts
+        if verdict.type not in there
+    ]
+
+
+_FAULTS = frozenset(
+    {
+        Reason.LOAD_FAILED,
+        Reason.LOAD_STALLED,
+        Reason.CANARY_FAILED,
+        Reason.ENGINE_CRASHING,
+        Reason.CONTAINER_CRASHING,
+        Reason.IMAGE_UNAVAILABLE,
+    }
+)
+"""Reasons for which a revision is gone back from, where there is another."""
+
+
+def _with_target(ready: Verdict, target: Target) -> Verdict:
+    """Say that the spec is not what is wanted, where its revision failed: nobody waits for what will not come.
+
+    What a person asked for is what is wanted: it is Ready when it serves.
+    """
+    if target.alone and ready.reason in _FAULTS:
+        words = f"{ready.message} There is no earlier revision to go back to: it goes on trying."
+        return Verdict(ready.type, ready.holds, ready.reason, words)
+    if target.failure is None or (ready.holds and not target.going_back and not target.holds):
+        return ready
+    reason = target.reason or Reason.ROLLOUT_FAILED
+    words = target.why if ready.holds else f"{target.why} {ready.reason}: {ready.message}"
+    return Verdict(ConditionType.READY, False, reason, words)
+
+
+def _rolled_back(target: Target) -> list[Verdict]:
+    """Say that another revision is wanted than the spec's, or that one was asked for that is not there."""
+    if target.going_back:
+        reason = target.failure.reason if target.failure is not None else Reason.ROLLBACK_REQUESTED
+        return [Verdict(ConditionType.ROLLED_BACK, True, reason, target.why)]
+    if target.reason is Reason.REVISION_UNKNOWN:
+        return [Verdict(ConditionType.ROLLED_BACK, False, Reason.REVISION_UNKNOWN, target.why)]
+    return []
+
+
+def _turns(before: LLMDeploymentStatus, verdicts: Sequence[Verdict]) -> list[EventDraft]:
+    """Return an Event for what a person asked for. That a revision failed is told by Ready, whose reason it is."""
+    known = {
+        condition.reason for condition in before.conditions if condition.type == ConditionType.ROLLED_BACK
+    }
+    ours = {Reason.ROLLBACK_REQUESTED, Reason.REVISION_UNKNOWN}
+    return [
+        EventDraft(v.reason, v.message, warning=v.reason is Reason.REVISION_UNKNOWN)
+        for v in verdicts
+        if v.reason in ours and v.reason not in known
+    ]
+
+
+def _scaling(service: LLMDeployment, scaled: Outcome | None, now: datetime) -> list[Verdict]:
+    """Say whether Preheat can decide the number of replicas; nothing where somebody else does."""
+    if scaled is None:
+        return []
+    mode = service.spec.scaling.mode
+    if not scaled.is_blind(now):
+        words = f"Preheat decides the number of replicas, in mode {mode}. `spec.replicas` is only what it began with."
+        return [Verdict(ConditionType.SCALING_ACTIVE, True, Reason.DECIDING, words)]
+    since = timestamp(scaled.blind_since) if scaled.blind_since else "long"
+    words = (
+        f"Since {since} too few ready replicas tell how much they are asked: the number stays as it is. Look at "
+        "port 9080, /signals, of the pods: agents of 0.1.0 have none and need a new revision, and an engine without "
+        "metrics for the model tells nothing."
+    )
+    return [Verdict(ConditionType.SCALING_ACTIVE, False, Reason.SIGNALS_MISSING, words)]
+
+
+def _changes(before: LLMDeploymentStatus, scaled: Outcome | None) -> list[EventDraft]:
+    """Return an Event for each change of the number that the status does not tell of yet."""
+    if scaled is None:
+        return []
+    known = before.scaling.decisions if before.scaling is not None else []
+    fresh = [decision for decision in scaled.status.decisions if decision not in known]
+    return [
+        EventDraft(
+            Reason.SCALING_UP if decision.replicas > decision.previous_replicas else Reason.SCALING_DOWN,
+            f"From {decision.previous_replicas} to {decision.replicas} replicas, {decision.reason}: {decision.message}",
+            warning=False,
+        )
+        for decision in reversed(fresh)
+    ]
+
+
+def _quarantined(before: LLMDeploymentStatus, verdict: Verdict | None) -> list[EventDraft]:
+    """Return an Event when replicas begin to run on weights that were put aside."""
+    if verdict is None or any(condition.type == verdict.type for condition in before.conditions):
+        return []
+    return [EventDraft(Reason.WEIGHTS_CORRUPT, verdict.message, warning=True)]
+
+
 def _children(seen: ServiceObservation, ready: Sequence[PodView]) -> list[ChildStatus]:
+    """Return what to tell of the Deployments: of more than a status holds, those of kept revisions are left out first."""
+    told = sorted(seen.deployments, key=lambda view: (view.replicas == 0, view.name))[:MOST_CHILDREN]
     return [
         ChildStatus(
             name=view.name,
@@ -125,7 +327,7 @@ def _children(seen: ServiceObservation, ready: Sequence[PodView]) -> list[ChildS
             replicas=view.replicas,
             ready_replicas=sum(runs(view, pod) for pod in ready),
         )
-        for view in sorted(seen.deployments, key=lambda view: view.name)
+        for view in sorted(told, key=lambda view: view.name)
     ]
 
 
@@ -139,7 +341,9 @@ def _serving_revision(wish: Wish, ready: Sequence[PodView]) -> str | None:
 def _accepted(service: LLMDeployment, wish: Wish) -> Verdict:
     """Say that the spec is valid, and which bound of spec.scaling overrules spec.replicas."""
     words, asked, scaling = "The spec is valid.", service.spec.replicas, service.spec.scaling
-    if asked > wish.replicas:
+    if scaling.mode is not ScalingMode.EXTERNAL:
+        words += f" spec.replicas is only the number to begin with: spec.scaling.mode is {scaling.mode}."
+    elif asked > wish.replicas:
         words += f" spec.replicas is {asked}; spec.scaling.maxReplicas allows {scaling.max_replicas}."
     elif asked < wish.replicas:
         words += f" spec.replicas is {asked}; spec.scaling.minReplicas asks for {scaling.min_replicas}."
@@ -152,35 +356,45 @@ def _available(ready: int) -> Verdict:
     return Verdict(ConditionType.AVAILABLE, False, Reason.NOT_SERVING, "No replica answers.")
 
 
-def _weights(cache: ModelCache | None) -> Verdict:
+def _weights(service: LLMDeployment, cache: ModelCache | None) -> Verdict:
     ready = (cache.status.ready_nodes or 0) if cache else 0
     desired = (cache.status.desired_nodes or 0) if cache else 0
     holds = cache is not None and desired > 0 and ready >= desired
     failed = cache is not None and any(n.state is NodeCacheState.FAILED for n in cache.status.nodes)
     reason = Reason.WEIGHTS_READY if holds else Reason.WEIGHTS_FAILED if failed else Reason.WEIGHTS_FETCHING
-    return Verdict(
-        ConditionType.WEIGHTS_READY, holds, reason, f"{ready} of {desired} nodes hold the weights."
-    )
+    return Verdict(ConditionType.WEIGHTS_READY, holds, reason, holding(service.spec.cache, ready, desired))
 
 
 Telling = tuple[Verdict, LoadingStatus | None]
 
 
 def _verdict(
-    service: LLMDeployment, seen: ServiceObservation, wish: Wish, cache: ModelCache | None
+    service: LLMDeployment,
+    seen: ServiceObservation,
+    wish: Wish,
+    cache: ModelCache | None,
+    now: datetime,
+    rollout: Rollout | None,
 ) -> Telling:
     """Return Ready with its most telling reason, and the progress of what that reason names."""
     mine = [pod for pod in seen.pods if pod.revision == wish.id and not pod.deleting]
     ready = sum(pod.ready for pod in mine)
     old = [pod for pod in seen.pods if pod.revision != wish.id]
-    if ready >= wish.replicas and len(mine) <= wish.replicas and not old:
+    asked = wish.replicas + renew(service.namespace, seen, wish).surplus
+    if ready >= wish.replicas and len(mine) <= asked and not old:
         if wish.replicas == 0:
             return _ready(Reason.SCALED_TO_ZERO, "Scaled to zero; the weights stay warm."), None
         return _ready(Reason.SERVING, f"{ready} of {wish.replicas} replicas answer."), None
     for look in (_look_at_children, _look_at_nodes, _look_at_weights, _look_at_pods):
-        telling = look(_Look(service, seen, wish, cache, mine))
+        telling = look(_Look(service, seen, wish, cache, mine, now, rollout is not None))
         if telling is not None:
             return telling
+    if rollout is not None:
+        step = rollout.step
+        words = f"Revision {wish.id}: {told.words_of(step)}"
+        if step.phase is Phase.WAITING_FOR_GPU:
+            words = f"{words} {in_numbers(service, seen.nodes, seen.uses)}"
+        return _not_ready(told.reason_of(step), words), None
     if old:
         return _not_ready(
             Reason.ROLLING_OUT,
@@ -208,6 +422,9 @@ class _Look:
     wish: Wish
     cache: ModelCache | None
     mine: Sequence[PodView]
+    now: datetime
+    rolling: bool = False
+    """Whether a rollout is under way: then a pod that waits for a GPU waits on purpose."""
 
 
 def _look_at_children(at: _Look) -> Telling | None:
@@ -232,6 +449,7 @@ _OF_THE_CACHE = frozenset(
         Reason.PODS_REFUSED,
         Reason.REFERENCE_MISSING,
         Reason.POD_NOT_STARTING,
+        Reason.CLAIM_NOT_BOUND,
     }
 )
 """Reasons of the cache that are told as they are: somebody must act, or should know."""
@@ -249,6 +467,13 @@ def _look_at_weights(at: _Look) -> Telling | None:
         return _not_ready(Reason.WEIGHTS_FAILED, words), None
     status = cache.status
     ready, desired = status.ready_nodes or 0, status.desired_nodes or 0
+    if wish.resolved and digest_in(status.resolved_revision) not in {"", wish.resolved}:
+        return _not_ready(
+            Reason.WEIGHTS_FAILED,
+            f"ModelCache {cache.name} holds another image, {status.resolved_revision}, than this revision's pods name, "
+            f"{wish.resolved}: the tag has moved and the cache was made again. Name the digest that you want in "
+            "`model.uri`.",
+        ), None
     waits = not mine or any(not pod.scheduled for pod in mine)
     if not waits or (ready >= desired and ready > 0):
         return None
@@ -290,21 +515,26 @@ def _look_at_pods(at: _Look) -> Telling | None:
                 Reason.CONTAINER_CRASHING, f"Pod {pod.name}: {pod.crashing}. Correct it in spec.template."
             ), None
         trouble = trouble_of(pod)
-        if trouble is not None:
+        if trouble is not None and not (at.rolling and trouble.reason is Reason.NO_CAPACITY):
             return _not_ready(trouble.reason, _words_of(trouble, pod, at)), None
-    return _look_at_agents(at.wish, waiting)
+    return _look_at_agents(at, waiting)
 
 
 def _words_of(trouble: Trouble, pod: PodView, at: _Look) -> str:
     if trouble.reason is Reason.NO_CAPACITY:
         return f"Pod {pod.name}: {sentence(trouble.message)} {in_numbers(at.service, at.seen.nodes, at.seen.uses)}"
     told = f"{trouble.told}: " if pod.waiting_reason is not None else ""
+    if misses_image(pod, at.wish.resolved):
+        return (
+            f"Pod {pod.name}: {told}{sentence(trouble.message)} The kubelet of {pod.node} has removed the image with "
+            "the weights: the node loses its label, pulls and verifies it again, and the pod goes on."
+        )
     return (
         f"Pod {pod.name}: {told}{sentence(trouble.message)}{what_to_do(trouble.reason, at.service.namespace)}"
     )
 
 
-def _look_at_agents(wish: Wish, waiting: Sequence[PodView]) -> Telling | None:
+def _look_at_agents(at: _Look, waiting: Sequence[PodView]) -> Telling | None:
     reporting = [(pod, pod.report) for pod in waiting if pod.report is not None]
     for state, reason in _AGENT_REASONS.items():
         told = [(pod, report) for pod, report in reporting if report.state is state]
@@ -319,6 +549,7 @@ def _look_at_agents(wish: Wish, waiting: Sequence[PodView]) -> Telling | None:
             done = sum(r.bytes_done for _, r in told)
             total = sum(r.bytes_total for _, r in told)
             left = [r.remaining_seconds for _, r in told if r.remaining_seconds is not None]
+            left = left or _left(at, [pod for pod, _ in told])
             percent = min(99, 100 * done // total) if total else 0
             # The status moves with the percentage, not with every byte: an hour's load is a hundred writes.
             loading = LoadingStatus(
@@ -327,12 +558,29 @@ def _look_at_agents(wish: Wish, waiting: Sequence[PodView]) -> Telling | None:
                 bytes_total=total,
                 eta=text.duration(max(left)) if left else None,
             )
-            words = f"{len(told)} of {wish.replicas} replicas are loading"
+            words = f"{len(told)} of {at.wish.replicas} replicas are loading"
+        if state is AgentState.WAITING_FOR_ENGINE:
+            loading = _before_the_load(at, [pod for pod, _ in told])
         if state is AgentState.SERVING:
             words = "the model has answered; the kubelet has not asked yet"
             if pod.lagging is not None:
                 words = f"the model has answered; {pod.lagging} of spec.template is not Ready"
         return _not_ready(reason, f"Pod {pod.name}: {words}"), loading
     if waiting and any(pod.scheduled for pod in waiting):
-        return _not_ready(Reason.ENGINE_STARTING, f"Pod {waiting[0].name} is starting."), None
+        words, scheduled = f"Pod {waiting[0].name} is starting.", [pod for pod in waiting if pod.scheduled]
+        return _not_ready(Reason.ENGINE_STARTING, words), _before_the_load(at, scheduled)
     return None
+
+
+def _before_the_load(at: _Look, pods: Sequence[PodView]) -> LoadingStatus | None:
+    """Return when pods whose load has not begun are expected to answer, None before a load of theirs was observed."""
+    left, total = _left(at, pods), (at.cache.status.total_bytes or 0) if at.cache else 0
+    if not left:
+        return None
+    return LoadingStatus(percent=0, bytes_done=0, bytes_total=total, eta=text.duration(max(left)))
+
+
+def _left(at: _Look, pods: Sequence[PodView]) -> list[float]:
+    known, size = at.service.status.load_times, at.cache.status.total_bytes if at.cache else None
+    times = (left_of(pod, known, size, at.now, weights_there=True) for pod in pods)
+    return [seconds for seconds in times if seconds is not None and math.isfinite(seconds)]

@@ -1,18 +1,22 @@
 """What is wanted for one LLMDeployment: how many replicas, of which revision, on which GPU types, from which cache."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from preheat.api.gpu import GPUType
-from preheat.api.llmdeployment import LLMDeployment
-from preheat.api.modelcache import ModelCache
+from preheat.api.llmdeployment import LLMDeployment, StorageTier
+from preheat.api.modelcache import CacheMode, ModelCache
 from preheat.config import OperatorConfig
+from preheat.decide.autoscale import NextLoad, Outcome, ScalingObservation, decide_scaling
 from preheat.decide.capacity import GPUUse
-from preheat.decide.observed import DeploymentView, NodeView, PodView, is_controlled_by
+from preheat.decide.observed import DeploymentView, NodeView, PodView, Reading, is_controlled_by
 from preheat.decide.placement import split_over_types
+from preheat.decide.target import Target
 from preheat.resources import caching, names, serving
 from preheat.resources.metadata import Manifest
 from preheat.resources.serving import Revision
+from preheat.resources.weights import digest_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +29,19 @@ class ServiceObservation:
     caches: Sequence[ModelCache]
     """All ModelCaches of the namespace: one made ahead of time serves as well as our own."""
     children: Sequence[Manifest]
-    """Live ControllerRevisions, ConfigMaps, Deployments and ModelCaches of this service."""
+    """Live ControllerRevisions, Deployments and ModelCaches of this service."""
     uses: Sequence[GPUUse] = ()
-    """GPUs that our own replicas hold; looked up when a pod of this service finds none."""
+    """GPUs that our own replicas hold; looked up when a pod of this service finds none, and in a rollout."""
     look_again: float | None = None
     """In how many seconds there may be more to see of pods that do not start."""
+    warmed: Mapping[str, datetime] = field(default_factory=dict)
+    """When the weights were complete on a node, where that is known."""
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    """How much ready replicas were asked, by the uid of their pods; only while a new revision is compared."""
+    scaling: ScalingObservation | None = None
+    """What is known of its scaling; None where somebody else decides the number."""
+    narrow: Collection[str] = ()
+    """The keys of caches that it may use whose serve volume shows their folder alone: made by an older release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +52,35 @@ class Wish:
     id: str
     shares: Mapping[GPUType, int]
     revisions: tuple[Revision, ...]
-    """The wanted revision, once per GPU type that gets replicas."""
+    """The wanted revision, once per GPU type that gets replicas; none while nobody knows which image a tag is."""
     cache: str
     makes_cache: bool
+    resolved: str = ""
+    """The digest of the image with the weights, where they are in one."""
+    forecast: int | None = None
+    """The most replicas that are expected within the time that a node needs to get the weights."""
+    going_back: bool = False
+    """Whether its revision served before, and the one after it failed or was given up."""
 
 
-def desired_replicas(service: LLMDeployment) -> int:
-    """Return how many replicas should serve: spec.replicas, held within the bounds of spec.scaling."""
+def desired_replicas(service: LLMDeployment, scaled: Outcome | None = None) -> int:
+    """Return how many replicas should serve: what Preheat decided, or spec.replicas within the bounds of spec.scaling."""
+    if scaled is not None:
+        return scaled.replicas
     scaling = service.spec.scaling
     return max(scaling.min_replicas, min(scaling.max_replicas, service.spec.replicas))
 
 
 def stored_revisions(service: LLMDeployment, seen: ServiceObservation) -> list[Revision]:
     """Return what our ControllerRevisions pin: every revision that can be gone back to."""
+    return pinned_revisions(service, seen.children)
+
+
+def pinned_revisions(service: LLMDeployment, children: Iterable[Manifest]) -> list[Revision]:
+    """Return what the ControllerRevisions among a service's children pin."""
     bodies = (
         body
-        for body in seen.children
+        for body in children
         if body["kind"] == "ControllerRevision" and is_controlled_by(body, service.uid)
     )
     return [r for body in bodies if (r := serving.parse_controller_revision(body)) is not None]
@@ -66,32 +91,113 @@ def make_wish(
     seen: ServiceObservation,
     stored: Sequence[Revision],
     config: OperatorConfig,
+    scaled: Outcome | None = None,
+    target: Target | None = None,
 ) -> Wish:
-    """Return what is wanted now.
+    """Return what is wanted now. ``target``: of which revision, left out for the spec's.
 
+    A revision that is gone back to is as it is stored: nothing of it is rendered, and it keeps its number.
     Raises InvalidSpec when the engine cannot do what the spec asks.
     """
-    identity = serving.revision_id(service)
-    replicas = desired_replicas(service)
+    target = target or Target(serving.revision_id(service))
+    identity = target.id
+    replicas = desired_replicas(service, scaled)
     shares = split_over_types(service, replicas, seen.nodes)
     used = [gpu for gpu, share in shares.items() if share > 0] or [service.spec.hardware.gpu.types[0]]
     same = {revision.gpu_type: revision for revision in stored if revision.id == identity}
     cache, makes_cache = _cache(service, seen, next((r.cache for r in same.values()), None))
-    number = _number(identity, stored)
+    number, resolved = _number(target, stored), _resolved(service, seen, same.values(), cache)
+    # Of an old version nobody knows the source of its cache: what is there is used as it is.
+    makes_cache = makes_cache and not (target.going_back and all(r.spec is None for r in same.values()))
     revisions = []
     for gpu_type in used:
         # What is stored is taken as it is: a new operator version changes no running pod.
-        pinned = same.get(gpu_type) or serving.render_revision(service, gpu_type, number, cache, config)
-        revisions.append(replace(pinned, number=number))
-    return Wish(replicas, identity, shares, tuple(revisions), cache, makes_cache)
+        pinned = same.get(gpu_type)
+        if pinned is None and not target.going_back:
+            rendered = serving.render_revision(
+                service, gpu_type, number, cache, config, resolved or "", seen.narrow
+            )
+            running = _deployment(service, seen, names.child_name(service.name, identity, gpu_type))
+            if running is not None:
+                rendered = serving.with_template_of(rendered, running)
+            pinned = rendered if resolved is not None else None
+        if pinned is not None:
+            revisions.append(replace(pinned, number=number))
+    forecast = scaled.status.forecast_replicas if scaled is not None else None
+    return Wish(
+        replicas,
+        identity,
+        shares,
+        tuple(revisions),
+        cache,
+        makes_cache,
+        resolved or "",
+        forecast,
+        target.going_back,
+    )
 
 
-def _number(identity: str, stored: Sequence[Revision]) -> int:
-    """Return the wanted revision's number: the highest. Going back to an old one makes it the newest."""
+def _deployment(service: LLMDeployment, seen: ServiceObservation, name: str) -> Manifest | None:
+    """Return a Deployment of ours that is there, None when there is none of this name."""
+    return next(
+        (
+            body
+            for body in seen.children
+            if body["kind"] == "Deployment"
+            and body["metadata"]["name"] == name
+            and "deletionTimestamp" not in body["metadata"]
+            and is_controlled_by(body, service.uid)
+        ),
+        None,
+    )
+
+
+def scale(service: LLMDeployment, seen: ServiceObservation, now: datetime) -> Outcome | None:
+    """Return how many replicas Preheat decides that there should be, None where somebody else decides.
+
+    Raises InvalidSpec for a schedule in a time zone that nobody knows.
+    """
+    if seen.scaling is None:
+        return None
+    live = [pod for pod in seen.pods if not pod.deleting]
+    used = service.status.cache
+    cache = next((cache for cache in seen.caches if used and cache.name == used.name), None)
+    # The weights are on as many nodes as they should be: the next replica finds them there.
+    near = cache is not None and (cache.status.ready_nodes or 0) >= max(1, cache.status.desired_nodes or 0)
+    following = NextLoad(
+        revision=serving.revision_id(service),
+        gpu_type=next((pod.gpu_type for pod in live), service.spec.hardware.gpu.types[0].value),
+        tier=StorageTier.ON_DISK if near else StorageTier.COLD,
+        total_bytes=cache.status.total_bytes if cache else None,
+    )
+    return decide_scaling(service, seen.scaling, live, following, now)
+
+
+def _resolved(
+    service: LLMDeployment, seen: ServiceObservation, same: Iterable[Revision], cache: str
+) -> str | None:
+    """Return the digest of the image that pods name: None while a tag is not resolved, empty in other modes.
+
+    What a revision pins stays, whatever the tag stands for when its cache is made again.
+    """
+    if service.spec.cache.mode is not CacheMode.IMAGE:
+        return ""
+    told = next((c.status.resolved_revision for c in seen.caches if c.name == cache), None)
+    known = (*(revision.resolved for revision in same), service.spec.model.uri, told)
+    return next((digest for text in known if (digest := digest_in(text))), None)
+
+
+def _number(target: Target, stored: Sequence[Revision]) -> int:
+    """Return the wanted revision's number: the highest. A spec that is as an old one was makes that the newest.
+
+    Who goes back while the spec stays as it is keeps the number: another time the spec's is wanted again.
+    """
     newest = max(stored, key=lambda revision: revision.number, default=None)
     if newest is None:
         return 1
-    return newest.number if newest.id == identity else newest.number + 1
+    if target.going_back:
+        return max(revision.number for revision in stored if revision.id == target.id)
+    return newest.number if newest.id == target.id else newest.number + 1
 
 
 def _cache(service: LLMDeployment, seen: ServiceObservation, pinned: str | None) -> tuple[str, bool]:
@@ -99,7 +205,7 @@ def _cache(service: LLMDeployment, seen: ServiceObservation, pinned: str | None)
 
     A cache that somebody made ahead of time with the very same source is used as it is.
     """
-    own = names.cache_name(service.name, serving.cache_source(service))
+    own = names.cache_name(service.name, serving.cache_source(service), serving.cache_storage(service))
     made_ahead = (
         cache.name
         for cache in seen.caches

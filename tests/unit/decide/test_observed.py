@@ -12,6 +12,7 @@ from preheat.decide.observed import (
     AgentState,
     JobState,
     JobView,
+    KeeperReport,
     NodeView,
     PodView,
     WarmerReport,
@@ -167,3 +168,32 @@ def test_waiting_is_trouble_only_where_it_is(reason: str, want: str | None) -> N
 def test_the_most_that_is_believed_fits_into_the_status_of_a_thousand_nodes() -> None:
     """The API server refuses a status with more than an int64: then nothing at all would be told."""
     assert 1000 * MOST < 2**63
+
+
+@pytest.mark.parametrize(
+    ("more", "whole"),
+    [
+        ({}, True),
+        ({"inUse": ["a"], "inUseCount": 1}, True),
+        ({"inUse": ["a"], "inUseCount": 2}, False),
+        ({"corrupt": {"a": "x"}, "corruptCount": 60}, False),
+        ({"cutShort": True}, False),
+    ],
+)
+def test_a_keeper_that_does_not_tell_all_is_known_to(more: dict[str, Any], *, whole: bool) -> None:
+    assert KeeperReport.from_json({"state": "Kept", **more}).whole is whole
+
+
+@pytest.mark.parametrize("state", ["CutShort", "Failed"])
+def test_what_a_keeper_that_was_cut_short_has_found_counts_and_is_not_all(state: str) -> None:
+    report = KeeperReport.from_json({"state": state, "corrupt": {"a": "x"}, "corruptCount": 1})
+    assert (dict(report.corrupt), report.ended_well, report.whole) == ({"a": "x"}, False, False)
+    with pytest.raises(ValueError, match="nothing"):
+        KeeperReport.from_json({"state": "Failed", "reason": "DiskError"})
+
+
+def test_what_a_keeper_could_not_remove_is_still_there() -> None:
+    report = KeeperReport.from_json(
+        {"state": "Kept", "inUse": ["a"], "stuck": {"team/b": "Permission denied"}}
+    )
+    assert report.in_use == {"a", "b"}

@@ -95,3 +95,10 @@ def test_the_claim_of_one_cache_goes_with_it_and_a_strangers_does_not() -> None:
 def test_nothing_left_over_is_nothing_done_until_the_next_resync() -> None:
     plan = decide_orphans(seen(KEY, volumes=[a_volume(n) for n in range(3)]))
     assert (plan.writes, plan.status, plan.requeue_after) == ((), None, RESYNC_SECONDS)
+
+
+def test_a_policy_of_another_name_is_not_ours_to_delete() -> None:
+    policy = make_network_policy("ns", OperatorConfig())
+    other = merged(policy, {"metadata": {"name": "mine"}})
+    writes = decide_orphans(seen(policies=[policy, other])).writes
+    assert [write.name for write in writes if isinstance(write, Delete)] == ["preheat-model-pods"]

@@ -133,3 +133,16 @@ def test_drift_names_the_fields_and_who_changed_them() -> None:
     assert words_of_drift(desired, live) == "hpa changes spec.replicas of Deployment llama-1"
     desired = {"spec": {"replicas": 1, "a": 1, "b": 1, "c": 1}}
     assert "spec.replicas, spec.a, spec.b and 1 more" in words_of_drift(desired, live)
+
+
+@pytest.mark.parametrize(("bound", "refusal"), [("v", None), ("elsewhere", NotOwned), (None, NotOwned)])
+def test_a_claim_of_our_name_and_labels_is_ours_only_with_our_volume(
+    bound: str | None, refusal: type[Exception] | None
+) -> None:
+    desired = {**volume(a="1"), "kind": "PersistentVolumeClaim", "spec": {"volumeName": "v"}}
+    live = {**desired, "spec": {"volumeName": bound} if bound else {}}
+    if refusal is None:
+        assert adoption(desired, live) is None
+    else:
+        with pytest.raises(refusal):
+            adoption(desired, live)

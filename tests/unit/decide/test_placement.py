@@ -3,12 +3,14 @@
 from typing import Any
 
 import pytest
-from preheat.api.gpu import GPU_MODELS, GPUType
+from preheat.api.gpu import GPU_MODELS, GPU_TAINTS, GPUType
 from preheat.api.modelcache import PlacementSpec, Toleration
 from preheat.decide.observed import NodeView, Taint
 from preheat.decide.placement import gpu_type_of, is_tolerated, matching_nodes, split_over_types
+from preheat.resources.caching import make_cache, tolerations
+from preheat.resources.pod import tolerations as pod_tolerations
 
-from tests.builders import a_node, a_service
+from tests.builders import a_cache, a_node, a_service
 
 TEAM = Taint("team", "search", "NoSchedule")
 TOLERATIONS: dict[str, tuple[dict[str, str], Taint, bool]] = {
@@ -79,6 +81,50 @@ def test_nodes_match_by_everything_that_is_asked_and_are_told_by_name(case: str)
     placement, want = PLACEMENTS[case]
     found = matching_nodes(PlacementSpec.model_validate(placement), reversed(NODES))
     assert [node.name for node in found] == want
+
+
+@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "nvidia.com/mig-1g.5gb", "nvidia.com/gpu.shared"])
+def test_a_replica_goes_where_its_weights_go(resource: str) -> None:
+    """Split and shared GPUs are other resources on nodes with the same taint."""
+    service = a_service(hardware={"gpu": {"resourceName": resource}})
+    found = [Toleration.model_validate(toleration) for toleration in pod_tolerations(service)]
+    assert is_tolerated(Taint("nvidia.com/gpu", "present", "NoSchedule"), found)
+    assert is_tolerated(Taint(resource, "present", "NoSchedule"), found)
+    assert len(found) == (1 if resource == "nvidia.com/gpu" else 2)
+
+
+@pytest.mark.parametrize("key", GPU_TAINTS)
+def test_the_taint_of_a_gpu_node_keeps_no_weights_off(key: str) -> None:
+    """Whatever its value and effect, on a node that joins later, and before its device plugin offers anything."""
+    for value, effect in (("present", "NoSchedule"), ("true", "NoExecute"), ("", "NoSchedule")):
+        node = NodeView("late", {}, (Taint(key, value, effect),), True, True, {}, frozenset())
+        assert matching_nodes(PlacementSpec(), [node]) == [node]
+    warmer = {"key": key, "operator": "Exists"}
+    assert warmer in tolerations(a_cache()), "what matches is what the warmer's pod tolerates"
+
+
+def test_other_taints_keep_weights_off_until_somebody_says_otherwise() -> None:
+    for key in (
+        "node.kubernetes.io/unschedulable",
+        "ToBeDeletedByClusterAutoscaler",
+        "nvidia.com/mig",
+        "team",
+    ):
+        assert matching_nodes(PlacementSpec(), [a_node(taints=(Taint(key, "", "NoSchedule"),))]) == []
+
+
+def test_a_node_that_comes_back_matches_again() -> None:
+    """Kubernetes taints it while it is away and takes that back: nothing of it is remembered."""
+    away = a_node(taints=(Taint("node.kubernetes.io/unreachable", "", "NoExecute"),), ready=False)
+    assert matching_nodes(PlacementSpec(), [away]) == []
+    assert matching_nodes(PlacementSpec(), [a_node()]) == [a_node()]
+
+
+def test_a_services_cache_tolerates_the_taint_of_its_own_resource() -> None:
+    service = a_service(hardware={"gpu": {"resourceName": "example.com/npu"}})
+    placement = make_cache(service, "cache", 1)["spec"]["placement"]
+    tainted = a_node(taints=(Taint("example.com/npu", "present", "NoSchedule"),))
+    assert matching_nodes(PlacementSpec.model_validate(placement), [tainted]) == [tainted]
 
 
 L4, T4 = GPUType.NVIDIA_L4, GPUType.NVIDIA_T4

@@ -4,9 +4,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from preheat.api.llmdeployment import MOST_CHILDREN
+from preheat.api.modelcache import MOST_NODES
 from preheat.config import OperatorConfig
+from preheat.decide.observed import DeploymentView
 from preheat.decide.plan import Apply
-from preheat.decide.serving import MOST_NODES, decide_service
+from preheat.decide.serving import decide_service
 from preheat.decide.wish import ServiceObservation
 
 from tests.builders import a_node, a_service
@@ -53,3 +56,16 @@ def test_a_bound_that_overrules_the_replicas_is_told(spec: dict[str, Any], words
     assert status is not None
     (accepted,) = [c for c in status["conditions"] if c["type"] == "Accepted"]
     assert accepted["message"] == words
+
+
+def test_of_more_deployments_than_a_status_holds_those_with_replicas_are_told() -> None:
+    """Those of kept revisions stay at 0, one per GPU type."""
+    children = [
+        DeploymentView(f"d{i:03}", f"rev{i // 4}", "nvidia-l4", int(i == 99), None) for i in range(100)
+    ]
+    seen = ServiceObservation([a_node()], children, [], [], [])
+    plan = decide_service(a_service(), seen, OperatorConfig(), NOW)
+    assert plan.status is not None
+    told = [child["name"] for child in plan.status["children"]]
+    assert len(told) == MOST_CHILDREN
+    assert "d099" in told
