@@ -1,8 +1,11 @@
 """What the operator was installed with. Read once at start, from the environment that the chart sets."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from preheat.api.quantity import parse_bytes
 
 DEFAULT_IMAGES: Final = {
     "agent": "ghcr.io/preheat-dev/agent:0.1.0",
@@ -28,7 +31,15 @@ class OperatorConfig:
     repository_image: str = DEFAULT_IMAGES["Repository"]
     cache_root: str = "/var/lib/preheat"
     """Folder on every node under which weights lie, absolute."""
+    node_budget_bytes: int | None = None
+    """The most bytes of weights on one node, None for as many as its disk has. A node's annotation goes before it."""
+    namespace_budget_bytes: int | None = None
+    """The most bytes of one namespace's weights on one node, None for no limit."""
+    verify_bytes_per_second: int | None = None
+    """How fast weights that lie on a disk are read to be verified again, None for as fast as it goes."""
     hf_endpoint: str = "https://huggingface.co"
+    neighbours: bool = True
+    """Whether a node that has weights may serve them to others."""
     api_timeout_seconds: float = 30.0
     """How long the API server may take for one answer."""
     resync_seconds: float = 300.0
@@ -41,16 +52,43 @@ class OperatorConfig:
         Raises ValueError, with the variable's name, for a value that cannot work.
         """
         given: dict[str, Any] = {
-            name: _seconds(name, value) if name.endswith("_seconds") else value
+            name: _read(name, value)
             for name in cls.__dataclass_fields__
             if (value := environment.get(f"PREHEAT_{name.upper()}", ""))
         }
         config = cls(**given)
-        if not config.cache_root.startswith("/") or ".." in config.cache_root.split("/"):
+        if not re.fullmatch(r"(/[^/\s]+){2,}", config.cache_root) or ".." in config.cache_root.split("/"):
             raise ValueError(
-                f"PREHEAT_CACHE_ROOT is {config.cache_root!r}: it must be an absolute path without '..'"
+                f"PREHEAT_CACHE_ROOT is {config.cache_root!r}: it must be an absolute path of two parts or more, without "
+                "'//' and '..', for example /var/lib/preheat: the kubelet gives all that lies below it to Preheat's group"
             )
         return config
+
+
+def _read(name: str, value: str) -> Any:
+    if name.endswith("_seconds"):
+        return _seconds(name, value)
+    if name == "neighbours":
+        return _switch(name, value)
+    return _bytes(name, value) if "_bytes" in name else value
+
+
+def _switch(name: str, value: str) -> bool:
+    if value not in {"true", "false"}:
+        raise ValueError(f"PREHEAT_{name.upper()} is {value!r}: it must be true or false")
+    return value == "true"
+
+
+def _bytes(name: str, value: str) -> int:
+    try:
+        amount = parse_bytes(value)
+    except ValueError as error:
+        raise ValueError(f"PREHEAT_{name.upper()}: {error}") from None
+    if amount == 0 and name.endswith("_per_second"):
+        raise ValueError(
+            f"PREHEAT_{name.upper()} is {value!r}: at that speed nothing is ever verified; leave it out"
+        )
+    return amount
 
 
 def _seconds(name: str, value: str) -> float:

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
@@ -155,6 +156,8 @@ class _Watching:
         self._ended: asyncio.Future[str] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
         self._inner: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+        self._inbox: deque[tuple[str | None, Manifest]] = deque()
+        self._is_called = False
 
     async def until_it_ends(self) -> str:
         """Return why it ended. Cancelled, it ends kopf first."""
@@ -208,11 +211,22 @@ class _Watching:
             self._loop.call_soon_threadsafe(tell)
 
     def _pass_on(self, event: str | None, body: Manifest) -> None:
-        def pass_on() -> None:
-            if not self._ended.done():
-                self._saw(event, body)
+        """Hand an event to our own loop. It is woken once for all that wait: waking costs more than an event."""
+        self._inbox.append((event, body))
+        if not self._is_called:
+            self._is_called = True
+            self._loop.call_soon_threadsafe(self._take_in)
 
-        self._loop.call_soon_threadsafe(pass_on)
+    def _take_in(self) -> None:
+        self._is_called = False  # before the look, so that nothing that comes during it is left
+        try:
+            while self._inbox and not self._ended.done():
+                self._saw(*self._inbox.popleft())
+        finally:
+            if (
+                self._inbox and not self._ended.done()
+            ):  # one that cannot be taken in does not keep the others out
+                self._loop.call_soon(self._take_in)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,9 @@ from preheat.controller.service import Controller
 from preheat.controller.telemetry import Metrics, Probe, serve
 
 PORT = 8080
+JSON_LEVELS = 11_000
+"""So deep Python may read. The API server takes 10 000 levels, and one such object of a stranger, of which Python reads
+1000, would keep a list from being read and a watch from going on. A thread's 8 MiB of stack take twice as many."""
 
 
 def main() -> None:
@@ -20,6 +23,7 @@ def main() -> None:
         config = OperatorConfig.from_environment(os.environ)
     except ValueError as error:
         sys.exit(f"preheat-operator: {error}")
+    sys.setrecursionlimit(JSON_LEVELS)
     metrics, probe = Metrics(), Probe(time.monotonic)
     stop = serve(int(os.environ.get("PREHEAT_PORT", PORT)), metrics, probe)
     try:

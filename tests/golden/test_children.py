@@ -1,20 +1,26 @@
 """What one apply leads to, in full: every child of the example, as the API server gets it."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import ModelCache
 from preheat.api.parse import parse
 from preheat.config import OperatorConfig
 from preheat.decide.caching import CacheObservation, decide_cache
-from preheat.decide.plan import Apply, Plan
+from preheat.decide.observed import JobState, JobView
+from preheat.decide.plan import Apply, Plan, Write
 from preheat.decide.serving import decide_service
 from preheat.decide.wish import ServiceObservation
+from preheat.resources.caching import cache_key
 
-from tests.builders import a_node
+from tests.builders import a_node, a_pod
 from tests.golden.golden import check
+from tests.pages import manifests
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent / "children"
@@ -44,15 +50,53 @@ def test_children_with_a_pod_template() -> None:
     check(HERE / "pod-template.yaml", _text(decide_service(_example("pod-template"), seen, CONFIG, NOW)))
 
 
-def test_children_of_its_cache() -> None:
+def _example_cache(nodes: int = 1, status: dict[str, Any] | None = None) -> ModelCache:
     seen = ServiceObservation([a_node()], (), (), (), ())
     plan = decide_service(_example(), seen, CONFIG, NOW)
     (manifest,) = [
         w.manifest for w in plan.writes if isinstance(w, Apply) and w.manifest["kind"] == "ModelCache"
     ]
     metadata = {**manifest["metadata"], "uid": "00000000-0000-0000-0000-000000000002", "generation": 1}
-    cache = parse(ModelCache, {**manifest, "metadata": metadata})
-    check(
-        HERE / "smollm2-cache.yaml",
-        _text(decide_cache(cache, CacheObservation([a_node()], (), {}, {}, {}), CONFIG, NOW)),
-    )
+    manifest["spec"]["placement"]["nodes"] = nodes
+    return parse(ModelCache, {**manifest, "metadata": metadata, "status": status})
+
+
+def test_children_of_its_cache() -> None:
+    plan = decide_cache(_example_cache(), CacheObservation([a_node()], (), {}, {}, {}), CONFIG, NOW)
+    check(HERE / "smollm2-cache.yaml", _text(plan))
+
+
+def test_a_seeder_and_a_warmer_that_it_serves() -> None:
+    """n1 holds the weights and serves them; a warmer on n2 begins."""
+    cache = _example_cache(nodes=2, status={"manifestSHA256": "d" * 64})
+    nodes = [a_node("n1", caches=frozenset({cache_key(cache)})), a_node("n2")]
+    keys = {"keys": [{"alg": "RS256", "e": "AQAB", "kid": "one", "kty": "RSA", "n": "n", "use": "sig"}]}
+    seeder = JobView("s", "1", "n1", JobState.ACTIVE, None, deleting=False, component="seeder")
+    alone = CacheObservation(nodes, (), {}, {}, {}, issuer_keys=keys)
+    serving = replace(alone, seeders=[seeder], seeder_pods={"n1": a_pod(ready=True)})
+    written: list[Write] = []
+    for seen in (alone, serving):
+        written += [
+            w
+            for w in decide_cache(cache, seen, CONFIG, NOW).writes
+            if isinstance(w, Apply) and w.manifest["kind"] in {"Job", "NetworkPolicy"} and w not in written
+        ]
+    check(HERE / "smollm2-neighbours.yaml", _text(Plan(tuple(written), None, (), 0)))
+
+
+@pytest.mark.parametrize("name", ["on-a-volume", "in-an-image"])
+def test_children_where_weights_wait_elsewhere(name: str) -> None:
+    """What docs/weights.md shows, once the weights are there: the service's children, then its cache's."""
+    body = manifests("weights.md")[name]
+    body["metadata"].update(uid="00000000-0000-0000-0000-000000000001", generation=1, namespace="default")
+    service = parse(LLMDeployment, body)
+    first = decide_service(service, ServiceObservation([a_node()], (), (), (), ()), CONFIG, NOW)
+    (manifest,) = [
+        w.manifest for w in first.writes if isinstance(w, Apply) and w.manifest["kind"] == "ModelCache"
+    ]
+    metadata = {**manifest["metadata"], "uid": "00000000-0000-0000-0000-000000000002", "generation": 1}
+    warm = {"readyNodes": 1, "desiredNodes": 1}
+    cache = parse(ModelCache, {**manifest, "metadata": metadata, "status": warm})
+    plan = decide_service(service, ServiceObservation([a_node()], (), (), [cache], ()), CONFIG, NOW)
+    its_own = decide_cache(cache, CacheObservation([a_node()], (), {}, {}, {}), CONFIG, NOW)
+    check(HERE / f"{name}.yaml", f"{_text(plan)}---\n{_text(its_own)}")

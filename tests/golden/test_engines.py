@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,3 +94,15 @@ def test_no_text_breaks_out_of_its_field(values: dict[str, str]) -> None:
         return  # half a surrogate pair: no API server takes that
     read = text_format.Parse(render({"parameters": parameters(values)}), model_config_pb2.ModelConfig())
     assert {key: value.string_value for key, value in read.parameters.items()} == values
+
+
+@pytest.mark.parametrize("backend", ["VLLM", "TensorRTLLM"])
+@pytest.mark.parametrize("text", ["[" * 1024, "[" * 500 + "]" * 500, "[" * 60 + "]" * 60])
+def test_an_option_that_is_nested_without_end_is_text(backend: str, text: str) -> None:
+    model = {"uri": "http://store/model/", "format": "Safetensors"}
+    service = a_service(model=model, runtime={"backend": backend, "options": {"x": text, "y": "[[1], [2]]"}})
+    files = ENGINES[service.spec.runtime.engine].render(service, OperatorConfig()).files
+    told = next(
+        yaml.safe_load(body) for name, body in files.items() if name.endswith(("model.json", "model.yaml"))
+    )
+    assert (told["x"], told["y"]) == (text, [[1], [2]])

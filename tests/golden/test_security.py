@@ -7,19 +7,23 @@ from typing import Any
 import pytest
 from preheat.api.gpu import GPUType
 from preheat.config import OperatorConfig
-from preheat.resources.caching import make_warmer, place_of
+from preheat.resources.caching import cache_key, make_warmer, place_of, tolerations
+from preheat.resources.neighbours import Near, Peer, audience, make_seeder
+from preheat.resources.places import places_for
 from preheat.resources.serving import make_deployment, make_service, render_revision
 
 from e2e.rights import chart as render
 from tests.builders import a_cache, a_service
 
 CONFIG = OperatorConfig()
+DIGEST = f"sha256:{'0' * 64}"
 VOLUMES = {
     "configMap",
     "csi",
     "downwardAPI",
     "emptyDir",
     "ephemeral",
+    "image",
     "persistentVolumeClaim",
     "projected",
     "secret",
@@ -52,7 +56,7 @@ def breaches(pod: dict[str, Any]) -> list[str]:
 
 def a_model_pod(**spec: Any) -> dict[str, Any]:
     service = a_service(**spec)
-    revision = render_revision(service, GPUType.NVIDIA_L4, 1, "cache", CONFIG)
+    revision = render_revision(service, GPUType.NVIDIA_L4, 1, "cache", CONFIG, DIGEST)
     pod: dict[str, Any] = make_deployment(service, revision, 1)["spec"]["template"]["spec"]
     return pod
 
@@ -61,18 +65,61 @@ def test_model_pods_are_restricted() -> None:
     assert breaches(a_model_pod()) == []
 
 
-def test_warmers_are_restricted() -> None:
-    cache = a_cache(source={"uri": "pvc://claim/x", "credentials": {"secretName": "s"}})
-    assert (
-        breaches(make_warmer(cache, "n1", place_of(cache, {}, CONFIG), CONFIG)["spec"]["template"]["spec"])
-        == []
-    )
+PEER = Peer("n2", "10.1.0.2")
 
 
-def test_no_pod_has_a_token() -> None:
-    assert a_model_pod()["automountServiceAccountToken"] is False
-    warmer = make_warmer(a_cache(), "n1", place_of(a_cache(), {}, CONFIG), CONFIG)["spec"]["template"]["spec"]
-    assert warmer["automountServiceAccountToken"] is False
+@pytest.mark.parametrize(
+    ("uri", "storage", "site"),
+    [
+        ("http://store/m/", {"mode": "Shared", "claimName": "weights"}, "Shared"),
+        (f"oci://r.example/m@{DIGEST}", {"mode": "Image"}, "n1"),
+        ("oci://r.example/m:v1", {"mode": "Image"}, "Registry"),
+    ],
+)
+def test_pods_are_restricted_wherever_weights_wait(uri: str, storage: dict[str, str], site: str) -> None:
+    cache = a_cache(source={"uri": uri, "credentials": {"secretName": "s"}}, storage=storage)
+    warmer = places_for(cache, {}, DIGEST, CONFIG).warmer(site)["spec"]["template"]["spec"]
+    model = a_model_pod(model={"uri": uri}, cache=storage)
+    for pod in (warmer, model):
+        assert breaches(pod) == []
+        assert pod["automountServiceAccountToken"] is False
+
+
+def a_warmer_pod(*peers: Peer, **spec: Any) -> dict[str, Any]:
+    cache = a_cache(**spec)
+    near = Near(audience("default", cache_key(cache)), peers, "d" * 64)
+    job = near.told_to(make_warmer(cache, "n1", place_of(cache, {}, CONFIG), CONFIG))
+    pod: dict[str, Any] = job["spec"]["template"]["spec"]
+    return pod
+
+
+def a_seeder_pod() -> dict[str, Any]:
+    cache = a_cache()
+    job = make_seeder(cache, "n1", cache_key(cache), tolerations(cache), CONFIG, {"keys": []})
+    pod: dict[str, Any] = job["spec"]["template"]["spec"]
+    return pod
+
+
+def test_warmers_and_seeders_are_restricted() -> None:
+    source = {"uri": "pvc://claim/x", "credentials": {"secretName": "s"}}
+    for pod in (a_warmer_pod(source=source), a_warmer_pod(PEER), a_seeder_pod()):
+        assert breaches(pod) == []
+
+
+def test_no_pod_has_a_token_for_the_api_server() -> None:
+    """The one of a warmer is for its neighbours: its audience is no API server's."""
+    for pod in (a_model_pod(), a_warmer_pod(), a_warmer_pod(PEER), a_seeder_pod()):
+        assert pod["automountServiceAccountToken"] is False
+    projected = [v for v in a_warmer_pod(PEER)["volumes"] if "projected" in v]
+    (token,) = [s["serviceAccountToken"] for v in projected for s in v["projected"]["sources"]]
+    assert token["audience"] == f"preheat.dev/default/{cache_key(a_cache())}"
+    assert token["expirationSeconds"] == 600
+
+
+def test_a_seeder_can_write_nothing() -> None:
+    pod = a_seeder_pod()
+    assert [volume["persistentVolumeClaim"]["readOnly"] for volume in pod["volumes"]] == [True]
+    assert [mount["readOnly"] for c in pod["containers"] for mount in c["volumeMounts"]] == [True]
 
 
 def test_what_a_user_wrote_is_not_expanded() -> None:
@@ -105,9 +152,8 @@ def test_the_operator_is_restricted(chart: list[dict[str, Any]]) -> None:
 def test_rights_name_everything_and_no_secret(chart: list[dict[str, Any]]) -> None:
     for role in [body for body in chart if body["kind"] in {"ClusterRole", "Role"}]:
         for rule in role["rules"]:
-            assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
-            assert "secrets" not in rule["resources"]
-            assert not any(resource.startswith("pods/") for resource in rule["resources"])
+            named = [name for names in rule.values() for name in names]
+            assert not any("*" in name or name == "secrets" or name.startswith("pods/") for name in named)
 
 
 def test_a_typo_in_values_is_refused() -> None:
@@ -133,11 +179,14 @@ def test_the_crds_stay_when_the_chart_goes(chart: list[dict[str, Any]]) -> None:
 
 def test_the_page_on_security_lists_the_rights_as_they_are(chart: list[dict[str, Any]]) -> None:
     (role,) = [b for b in chart if b["kind"] == "ClusterRole" and b["metadata"]["name"] == "preheat"]
-    rows = [
-        f"| {', '.join(f'`{r}`' for r in rule['resources'])} ({rule['apiGroups'][0] or 'core'}) | {', '.join(rule['verbs'])} |"
-        for rule in role["rules"]
-    ]
+    rows = [f"| {_what(rule)} | {', '.join(rule['verbs'])} |" for rule in role["rules"]]
     table = "\n".join(["| resource | verbs |", "|---|---|", *rows])
     page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
     said = page.split("tests/golden/test_security.py -->\n")[1].split("\n<!-- end of rights -->")[0]
     assert said == table, f"docs/security.md must list the rights of the chart:\n\n{table}"
+
+
+def _what(rule: dict[str, Any]) -> str:
+    if "nonResourceURLs" in rule:
+        return f"{', '.join(f'`{path}`' for path in rule['nonResourceURLs'])} (no object)"
+    return f"{', '.join(f'`{r}`' for r in rule['resources'])} ({rule['apiGroups'][0] or 'core'})"

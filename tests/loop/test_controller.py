@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from tests.fakes import Crash, FakeKube, FakeSidecars
 
 pytestmark = pytest.mark.looptime
 CONFIG = OperatorConfig()
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WRITES = 14
 """From an empty cluster until it rests."""
 EXAMPLE = Path(__file__).parents[2] / "examples" / "smollm2.yaml"
@@ -42,14 +43,37 @@ def example(**spec: Any) -> dict[str, Any]:
     return body
 
 
-def a_controller(kube: FakeKube, config: OperatorConfig = CONFIG) -> Controller:
+def crash_of(made: Controller) -> asyncio.Event:
+    """Return what is set once a controller has crashed: from then on it does nothing more."""
+    crashed = asyncio.Event()
+    reconcile = made.loops._reconcile
+
+    async def dies(key: Any) -> float | None:
+        if crashed.is_set():
+            return 10_000.0
+        try:
+            return await reconcile(key)
+        except Crash:
+            crashed.set()
+            return 10_000.0
+
+    made.loops._reconcile = dies
+    return crashed
+
+
+def a_controller(
+    kube: FakeKube,
+    config: OperatorConfig = CONFIG,
+    clock: Callable[[], datetime] = lambda: NOW,
+    sidecars: FakeSidecars | None = None,
+) -> Controller:
     made = Controller(
         cast("Kube", kube),
-        cast("Sidecars", FakeSidecars()),
+        cast("Sidecars", sidecars or FakeSidecars()),
         config,
         Metrics(),
         Probe(lambda: 0.0),
-        clock=lambda: datetime(2026, 1, 1, tzinfo=UTC),
+        clock=clock,
     )
     kube.watcher = made.saw
     return made
@@ -254,19 +278,7 @@ async def test_killed_after_any_write_the_next_one_ends_in_the_same_state(write:
         await asyncio.sleep(60)
     kube.crash_after = write
     made = a_controller(kube)
-    crashed = asyncio.Event()
-    reconcile = made.loops._reconcile
-
-    async def dies(key: Any) -> float | None:
-        if crashed.is_set():
-            return 10_000.0
-        try:
-            return await reconcile(key)
-        except Crash:
-            crashed.set()
-            return 10_000.0
-
-    made.loops._reconcile = dies
+    crashed = crash_of(made)
     await made.start()
     await asyncio.wait_for(crashed.wait(), 60)
     await made.stop()
@@ -301,7 +313,12 @@ async def test_refused_at_any_write_it_ends_in_the_same_state(kube: FakeKube, wr
 def warmed_up(kube: FakeKube) -> None:
     """The Job is done, as the Job controller would say."""
     (key,) = [key for key in kube.store if key[0] == "Job"]
-    kube.put({**kube.store[key], "status": {"conditions": [{"type": "Complete", "status": "True"}]}})
+    kube.put({**kube.store[key], "status": {"conditions": [done()]}})
+
+
+def done(moment: datetime = NOW) -> dict[str, str]:
+    """The condition of a Job that has ended well."""
+    return {"type": "Complete", "status": "True", "lastTransitionTime": moment.isoformat()}
 
 
 def served(kube: FakeKube) -> None:
@@ -425,9 +442,9 @@ async def test_what_is_deleted_ends_its_loops_and_leaves_nothing_behind(kube: Fa
         for key in [key for key, body in kube.store.items() if "ownerReferences" in body["metadata"]]:
             kube.remove(*key)
         await asyncio.sleep(2 * RESYNC_SECONDS)
-        assert kinds(kube) == []
-        assert kube.store["Node", "", "n1"]["metadata"]["labels"] == NODE["metadata"]["labels"]  # type: ignore[index]
-        assert len(made.loops) == 1, "only the loop over leftovers remains"
+        left = [key for key in kube.store if key[0] not in {"Node", "PersistentVolume"}]
+        assert {key[1] for key in left} == {"preheat-system"}, "a keeper takes the weights off the disk"
+        assert len(made.loops) == 2, "the loop over leftovers, and the node's"
 
 
 @pytest.mark.parametrize("made_again", [False, True], ids=["gone", "made again"])
@@ -475,3 +492,73 @@ async def test_a_new_operator_version_restarts_no_model(kube: FakeKube) -> None:
         await asyncio.sleep(2 * RESYNC_SECONDS)
     assert kube.state() == before
     assert kube.writes[done:] == []
+
+
+async def test_a_revision_that_is_deleted_after_an_upgrade_restarts_no_model(kube: FakeKube) -> None:
+    """It is made again of what its Deployment runs, and not of this operator's images."""
+    async with controller(kube):
+        await asyncio.sleep(30)
+    (deployment,) = [key for key in kube.store if key[0] == "Deployment"]
+    revision = ("ControllerRevision", *deployment[1:])
+    runs, pinned = kube.store[deployment]["spec"]["template"], kube.store[revision]["data"]
+    async with controller(kube, OperatorConfig(agent_image="agent:next", llamacpp_image="engine:next")):
+        await asyncio.sleep(30)
+        kube.remove(*revision)
+        await asyncio.sleep(RESYNC_SECONDS)
+        assert kube.store[deployment]["spec"]["template"] == runs
+        assert kube.store[revision]["data"] == pinned
+
+
+async def test_a_revision_without_its_label_gets_it_back_and_keeps_its_data(kube: FakeKube) -> None:
+    """Nobody can change the data: what another operator would render is refused for ever."""
+    async with controller(kube):
+        await asyncio.sleep(30)
+    (deployment,) = [key for key in kube.store if key[0] == "Deployment"]
+    revision = ("ControllerRevision", *deployment[1:])
+    body = kube.store[revision]
+    del body["metadata"]["labels"]["app.kubernetes.io/managed-by"]
+    body["data"] = {**body["data"], "ofAnotherVersion": "more"}
+    pinned, runs = body["data"], kube.store[deployment]["spec"]["template"]
+    list_all = kube.list_all
+
+    async def list_labelled(kind: str) -> list[dict[str, Any]]:
+        """As the API server does it, by the label."""
+        bodies = await list_all(kind)
+        if kind != "ControllerRevision":
+            return bodies
+        return [b for b in bodies if "app.kubernetes.io/managed-by" in b["metadata"]["labels"]]
+
+    kube.list_all = list_labelled  # type: ignore[method-assign]
+    async with controller(kube, OperatorConfig(agent_image="agent:next", llamacpp_image="engine:next")):
+        await asyncio.sleep(RESYNC_SECONDS)
+    assert kube.store[revision]["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "preheat"
+    assert kube.store[revision]["data"] == pinned
+    assert kube.store[deployment]["spec"]["template"] == runs
+
+
+async def test_a_write_that_is_refused_for_long_is_told_beside_ready(kube: FakeKube) -> None:
+    """A blip is not told, and what is told once is told until it is over."""
+    kube.put(example(replicas=0))
+    async with controller(kube):
+        await asyncio.sleep(60)
+        assert ready(kube)["status"] == "True"
+        done = len(kube.events)
+        kube.refuses["apply ModelCache"] = Unavailable("403 a policy denied the request")
+        kube.put(example(replicas=0, cache={"maxBytesPerSecond": 1_000_000, "warmNodes": 1}))
+        cache = next(key for key in kube.store if key[0] == "ModelCache")
+        kube.put({**kube.store[cache], "spec": {**kube.store[cache]["spec"], "maxBytesPerSecond": 5}})
+        await asyncio.sleep(10)
+        assert reconciling(kube) == ("False", "Settled")
+        await asyncio.sleep(RESYNC_SECONDS)
+        assert reconciling(kube) == ("True", "ChildRefused")
+        assert ready(kube)["status"] == "True"
+        told = [event["note"] for event in kube.events[done:] if event["reason"] == "ChildRefused"]
+        assert told == ["403 a policy denied the request"]
+        kube.refuses.clear()
+        await asyncio.sleep(RESYNC_SECONDS)
+        assert reconciling(kube) == ("False", "Settled")
+
+
+def reconciling(kube: FakeKube) -> tuple[str, str]:
+    conditions = kube.store["LLMDeployment", "preheat-demo", "smollm2"]["status"]["conditions"]
+    return next((c["status"], c["reason"]) for c in conditions if c["type"] == "Reconciling")

@@ -14,17 +14,26 @@ from typing import Any
 
 import yaml
 
-from preheat.api.llmdeployment import LLMDeployment
+from preheat.api.constants import ANNOTATION_ROLLBACK_TO
+from preheat.api.llmdeployment import LLMDeployment, ScalingMode
 from preheat.api.modelcache import ModelCache
 from preheat.api.parse import InvalidSpecError, parse
+from preheat.cli import history, simulate, why
 from preheat.cli import plan as plans
+from preheat.cli import rollout as rollouts
+from preheat.cli.live import KINDS, observation
 from preheat.cli.status import is_ready, screen
 from preheat.cluster.kube import Kube
 from preheat.config import OperatorConfig
+from preheat.decide.autoscale import ScalingObservation
 from preheat.decide.observed import NodeView
-from preheat.decide.serving import decide_service
+from preheat.decide.rollout.preview import preview, times_of
+from preheat.decide.scaling import Memory
+from preheat.decide.serving import decide_service, rollout_ahead
 from preheat.decide.wish import ServiceObservation
 from preheat.errors import InvalidSpec, PreheatError
+from preheat.resources.metadata import Manifest
+from preheat.resources.serving import Revision
 
 REFRESH_SECONDS = 0.5
 TIMEOUT_SECONDS = 30.0
@@ -52,10 +61,28 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=float, default=3600.0, help="give up after so many seconds (with -w)"
     )
     status.set_defaults(command=_status)
+    reasons = commands.add_parser("why", help="why there are as many replicas as there are")
+    reasons.add_argument("name")
+    reasons.add_argument("-n", "--namespace", default="default")
+    reasons.set_defaults(command=_why)
+    revisions = commands.add_parser(
+        "history", help="the revisions that are stored: which served, which failed and why"
+    )
+    revisions.add_argument("name")
+    revisions.add_argument("-n", "--namespace", default="default")
+    revisions.set_defaults(command=_history)
+    rollback = commands.add_parser("rollback", help="have another revision serve, until the spec changes")
+    rollback.add_argument("name")
+    rollback.add_argument("-n", "--namespace", default="default")
+    rollback.add_argument(
+        "--to", metavar="N", help="its number or its id; left out: the newest that did not fail"
+    )
+    rollback.set_defaults(command=_rollback)
     plan = commands.add_parser("plan", help="what applying a file would do")
     plan.add_argument("-f", "--filename", type=Path, required=True)
     plan.add_argument("-n", "--namespace", default="default")
     plan.set_defaults(command=_plan)
+    simulate.add(commands)
     return parser
 
 
@@ -64,17 +91,57 @@ async def _status(arguments: argparse.Namespace) -> int:
         return await _follow(kube, arguments)
 
 
+async def _why(arguments: argparse.Namespace) -> int:
+    async with Kube(TIMEOUT_SECONDS) as kube:
+        body = await kube.get("LLMDeployment", arguments.namespace, arguments.name)
+    if body is None:
+        return _not_found(arguments)
+    print("\n".join(why.lines(parse(LLMDeployment, body))))
+    return 0
+
+
+async def _history(arguments: argparse.Namespace) -> int:
+    async with Kube(TIMEOUT_SECONDS) as kube:
+        body = await kube.get("LLMDeployment", arguments.namespace, arguments.name)
+        if body is None:
+            return _not_found(arguments)
+        service = parse(LLMDeployment, body)
+        print("\n".join(history.lines(service, await _revisions(kube, service))))
+    return 0
+
+
+async def _rollback(arguments: argparse.Namespace) -> int:
+    async with Kube(TIMEOUT_SECONDS) as kube:
+        body = await kube.get("LLMDeployment", arguments.namespace, arguments.name)
+        if body is None:
+            return _not_found(arguments)
+        service = parse(LLMDeployment, body)
+        value, words = history.way_to(service, await _revisions(kube, service), arguments.to)
+        print(words)
+        print(
+            f"To undo it: kubectl annotate llmd {service.name} -n {service.namespace} {ANNOTATION_ROLLBACK_TO}-"
+        )
+        if await kube.ask_back(service.namespace, service.name, service.uid, value) is None:
+            return _not_found(arguments)
+    return 0
+
+
+async def _revisions(kube: Kube, service: LLMDeployment) -> list[Revision]:
+    return history.revisions_of(service, await kube.list_in("ControllerRevision", service.namespace))
+
+
+def _not_found(arguments: argparse.Namespace) -> int:
+    print(f"LLMDeployment {arguments.name} not found in namespace {arguments.namespace}", file=sys.stderr)
+    return 1
+
+
 async def _follow(kube: Kube, arguments: argparse.Namespace) -> int:
     deadline = time.monotonic() + arguments.timeout
     screen_of = Screen()
     while True:
         body = await kube.get("LLMDeployment", arguments.namespace, arguments.name)
         if body is None:
-            print(
-                f"LLMDeployment {arguments.name} not found in namespace {arguments.namespace}",
-                file=sys.stderr,
-            )
-            return 1
+            return _not_found(arguments)
         service = parse(LLMDeployment, body)
         used = service.status.cache
         cache = await kube.get("ModelCache", arguments.namespace, used.name) if used else None
@@ -142,12 +209,41 @@ async def _plan_one(kube: Kube, body: dict[str, Any], namespace: str, nodes: lis
     except (InvalidSpec, InvalidSpecError) as error:
         print(f"refused: {error}", file=sys.stderr)
         return False
-    seen = ServiceObservation(nodes, (), (), (), ())
+    live = await kube.get("LLMDeployment", service.namespace, service.name)
+    lists: dict[str, list[Manifest]] = {}
+    if live is not None:
+        metadata = {**body["metadata"], "uid": live["metadata"]["uid"]}
+        service = parse(
+            LLMDeployment, {"metadata": metadata, "spec": checked["spec"], "status": live.get("status")}
+        )
+        lists = {kind: await kube.list_all(kind) for kind in KINDS}
+    scaling = ScalingObservation(None, None, Memory(), service.status.scaling)
+    external = service.spec.scaling.mode is ScalingMode.EXTERNAL
+    seen = observation(service, nodes, lists, None if external else scaling)
     config = OperatorConfig.from_environment(os.environ)
-    plan = decide_service(service, seen, config, datetime.now(UTC))
-    print(f"LLMDeployment {service.namespace}/{service.name}, as if nothing of it existed yet:")
+    now = datetime.now(UTC)
+    plan = decide_service(service, seen, config, now)
+    known = "against what is there" if live is not None else "as if nothing of it existed yet"
+    print(f"LLMDeployment {service.namespace}/{service.name}, {known}:")
+    if live is not None:
+        print("\n".join(_rollout(service, seen, config, now)))
     print("\n".join(plans.lines(plan)))
     return True
+
+
+def _rollout(
+    service: LLMDeployment, seen: ServiceObservation, config: OperatorConfig, now: datetime
+) -> list[str]:
+    """Return what would happen to the replicas; nothing where the plan says that the spec is refused."""
+    try:
+        question = rollout_ahead(service, seen, config, now)
+    except InvalidSpec:
+        return []
+    used = service.status.cache
+    size = next((c.status.total_bytes for c in seen.caches if used and c.name == used.name), None)
+    times, observations = times_of(service, question, size)
+    found = preview(question, times)
+    return rollouts.lines(found, service.status.revision, question, times, observations)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from preheat.api.template import AGENT, ENGINE, OWN_VOLUMES
-from preheat.decide.plan import Adopt, Apply, Delete, LabelNode, Plan, Write
+from preheat.decide.plan import Admit, Adopt, Apply, Delete, LabelNode, Plan, PricePod, Write
 
 
 def lines(plan: Plan) -> list[str]:
@@ -16,6 +16,8 @@ def lines(plan: Plan) -> list[str]:
 
 def _line(write: Write) -> str:
     match write:
+        case Admit():
+            return f"  start   Job {write.namespace}/{write.name}"
         case Apply():
             spec = write.manifest.get("spec") or {}
             count = f" with {spec['replicas']} replicas" if "replicas" in spec else ""
@@ -25,6 +27,8 @@ def _line(write: Write) -> str:
             return f"  adopt   {write.live['kind']} {write.live['metadata']['name']}"
         case Delete():
             return f"  delete  {write.kind} {write.name}"
+        case PricePod():
+            return f"  price   Pod {write.name} {write.cost}"
         case LabelNode():
             labels = (f"{k}-" if v is None else f"{k}={v}" for k, v in write.labels.items())
             return f"  label   Node {write.node} {' '.join(labels)}"

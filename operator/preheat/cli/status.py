@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from preheat.api.conditions import Condition, ConditionStatus, ConditionType
-from preheat.api.llmdeployment import LLMDeployment
+from preheat.api.llmdeployment import LLMDeployment, RolloutStatus
 from preheat.api.modelcache import ModelCache, NodeCacheState
 from preheat.cli.bar import bar
 from preheat.decide.text import size
@@ -39,6 +39,10 @@ def screen(service: LLMDeployment, cache: ModelCache | None) -> list[str]:
         found = condition(status.conditions, kind)
         if found is not None:
             lines.append(f"  {_MARKS[found.status]} {kind:<13} {found.reason}: {found.message}")
+    if status.scaling is not None:
+        told = status.scaling
+        lines.append(f"  scaling {told.mode}: {told.wanted_replicas} wanted   {told.reason}: {told.message}")
+    lines += _rollout(status.rollout)
     lines += _weights(cache)
     loading = status.loading
     ready = condition(status.conditions, ConditionType.READY)
@@ -51,6 +55,21 @@ def screen(service: LLMDeployment, cache: ModelCache | None) -> list[str]:
     if is_ready(service) and status.url:
         lines.append(f"  {status.url}/v2/models/{service.name}/generate")
     return lines
+
+
+def _rollout(told: RolloutStatus | None) -> list[str]:
+    if told is None:
+        return []
+    wanted = max(1, told.updated_replicas, told.updated_replicas + told.old_replicas)
+    percent = 100 * told.ready_updated_replicas // wanted
+    step = f"   step {told.step_number} of {told.step_count}" if told.step_count > 1 else ""
+    ends = f"   ends about {told.eta_time}" if told.eta_time else ""
+    return [
+        f"  rollout {told.from_revision} -> {told.to_revision}   {told.chosen or told.strategy}: {told.reason}",
+        f"  {told.step:<15} {bar(percent)} {percent:>3}%  new {told.ready_updated_replicas} of {told.updated_replicas} answer, "
+        f"old {told.old_replicas}{step}{ends}",
+        f"  {'':<15} {told.message}",
+    ]
 
 
 def _weights(cache: ModelCache | None) -> list[str]:

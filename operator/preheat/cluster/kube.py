@@ -15,11 +15,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
+from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio import client, config
 
-from preheat.api.constants import FIELD_MANAGER
+from preheat.api.constants import ANNOTATION_DELETION_COST, ANNOTATION_ROLLBACK_TO, FIELD_MANAGER
+from preheat.api.quantity import parse_count
 from preheat.cluster.kinds import EVENTS, KINDS
 from preheat.cluster.lanes import Lanes
 from preheat.errors import GoingAway, InvalidSpec, NotYet, Unavailable
@@ -28,6 +30,7 @@ from preheat.resources.metadata import Manifest
 CONNECT_SECONDS = 5.0
 APPLY = "application/apply-patch+yaml; charset=utf-8"
 """Said so, the client sends our text as it is."""
+MERGE = "application/merge-patch+json"
 PAGE = 500
 """Objects per list call."""
 EVENTS_READ = 100
@@ -58,6 +61,8 @@ class Kube:
             except config.ConfigException as error:
                 raise Unavailable(f"no cluster is known: {error}") from error
         settings.connection_pool_maxsize = 0  # no limit: lanes bound what is under way
+        # Told to look at the environment, aiohttp reads ~/.netrc before every request, on a thread: 15 % of all our CPU.
+        settings.client_session_kwargs = {"trust_env": bool(getproxies())}
         self._api = client.ApiClient(settings)
 
     async def close(self) -> None:
@@ -74,6 +79,10 @@ class Kube:
 
     async def list_all(self, kind: str) -> list[Manifest]:
         """Return every object of a kind that concerns us, over all namespaces."""
+        return await self.list_in(kind, "")
+
+    async def list_in(self, kind: str, namespace: str) -> list[Manifest]:
+        """Return every object of a kind that concerns us in a namespace; empty: in all of them."""
         resource = KINDS[kind]
         query: list[tuple[str, str]] = [("limit", str(PAGE))]
         if resource.selector:
@@ -82,7 +91,7 @@ class Kube:
         token = ""
         while True:
             page = await self._call(
-                "GET", resource.path(), [*query, *([("continue", token)] if token else [])]
+                "GET", resource.path(namespace), [*query, *([("continue", token)] if token else [])]
             )
             # Lists leave out what their items have in common.
             common = {"apiVersion": resource.api_version, "kind": kind}
@@ -169,6 +178,20 @@ class Kube:
         except _Missing:
             return None
 
+    async def admit(
+        self, namespace: str, name: str, uid: str, annotations: Mapping[str, str]
+    ) -> Manifest | None:
+        """Let a suspended Job begin, with annotations for it and its pod, if it still has this uid; None when it is gone.
+
+        Raises Unavailable when there is another Job of this name by now.
+        """
+        template = {"metadata": {"annotations": dict(annotations)}}
+        body = {
+            "metadata": {"uid": uid, "annotations": dict(annotations)},
+            "spec": {"suspend": False, "template": template},
+        }
+        return await self._patch(KINDS["Job"].path(namespace, name), body, MERGE)
+
     async def clear_status(self, live: Manifest, pointers: Sequence[str]) -> Manifest | None:
         """Remove fields of an object's status (JSON pointers, last ones first), if it is still this version."""
         version = live["metadata"]["resourceVersion"]
@@ -188,26 +211,42 @@ class Kube:
     async def _patch_status(self, live: Manifest, patch: Sequence[Manifest]) -> Manifest | None:
         metadata = live["metadata"]
         path = KINDS[live["kind"]].path(metadata["namespace"], metadata["name"]) + "/status"
+        return await self._patch(path, patch, "application/json-patch+json")
+
+    async def _patch(self, path: str, body: Any, content_type: str) -> Manifest | None:
+        """Patch an object; return it, None when it is gone."""
         try:
-            return await self._call(
-                "PATCH", path, [("fieldManager", FIELD_MANAGER)], patch, "application/json-patch+json"
-            )
+            return await self._call("PATCH", path, [("fieldManager", FIELD_MANAGER)], body, content_type)
         except _Missing:
             return None
 
-    async def label_node(self, node: str, labels: Mapping[str, str | None]) -> Manifest | None:
+    async def label_node(self, node: str, labels: Mapping[str, str | None], version: str) -> Manifest | None:
         """Set or remove (None) labels of a node; return the node, None when it is gone.
 
-        A merge patch: it says only what changes, and nothing of the labels of others.
+        A merge patch: it says only what changes, and nothing of the labels of others. Raises Unavailable when the
+        node has another resourceVersion by now: what was decided may be of the past.
         """
+        body = {"metadata": {"resourceVersion": version, "labels": dict(labels)}}
+        return await self._patch(KINDS["Node"].path("", node), body, MERGE)
+
+    async def price_pod(self, namespace: str, name: str, uid: str, cost: int | None) -> Manifest | None:
+        """Say on a pod what deleting it costs, or nothing any more (None); return the pod, None when it is gone.
+
+        Raises Unavailable when there is another pod of this name by now.
+        """
+        annotations = {ANNOTATION_DELETION_COST: None if cost is None else str(cost)}
+        body = {"metadata": {"uid": uid, "annotations": annotations}}
+        return await self._patch(KINDS["Pod"].path(namespace, name), body, MERGE)
+
+    async def ask_back(self, namespace: str, name: str, uid: str, value: str) -> Manifest | None:
+        """Ask for another revision of an LLMDeployment, as a person does; return it, None when it is gone.
+
+        Raises Unavailable when there is another of this name by now.
+        """
+        body = {"metadata": {"uid": uid, "annotations": {ANNOTATION_ROLLBACK_TO: value}}}
+        query = [("fieldManager", "kubectl-preheat")]
         try:
-            return await self._call(
-                "PATCH",
-                KINDS["Node"].path("", node),
-                [("fieldManager", FIELD_MANAGER)],
-                {"metadata": {"labels": dict(labels)}},
-                "application/merge-patch+json",
-            )
+            return await self._call("PATCH", KINDS["LLMDeployment"].path(namespace, name), query, body, MERGE)
         except _Missing:
             return None
 
@@ -229,6 +268,14 @@ class Kube:
         page = await self._call("GET", EVENTS.path(namespace), query)
         return max(page.get("items") or (), key=_version, default=None)
 
+    async def issuer_keys(self) -> Manifest | None:
+        """Return the public keys that sign service accounts' tokens, None where the API server gives none."""
+        try:
+            keys = await self._call("GET", "/openid/v1/jwks", accept="application/jwk-set+json")
+        except _Missing:
+            return None
+        return keys if keys.get("keys") else None
+
     async def create_event(self, event: Manifest) -> None:
         """Post an Event. One that is refused is not worth a retry."""
         path = EVENTS.path(event["metadata"]["namespace"])
@@ -245,8 +292,9 @@ class Kube:
         query: list[tuple[str, str]] | None = None,
         body: Mapping[str, Any] | Sequence[Any] | str | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> Manifest:
-        return await self._lanes.run(self._send(method, path, query or [], body, content_type))
+        return await self._lanes.run(self._send(method, path, query or [], body, content_type, accept))
 
     async def _send(
         self,
@@ -255,6 +303,7 @@ class Kube:
         query: list[tuple[str, str]],
         body: Mapping[str, Any] | Sequence[Any] | str | None,
         content_type: str,
+        accept: str,
     ) -> Manifest:
         if self._api is None:
             raise RuntimeError("open() comes first")
@@ -264,7 +313,7 @@ class Kube:
                     method=method,
                     resource_path=path,
                     query_params=query,
-                    header_params={"Accept": "application/json", "Content-Type": content_type},
+                    header_params={"Accept": accept, "Content-Type": content_type},
                     body=body,
                     auth_settings=["BearerToken"],
                 ),
@@ -277,15 +326,14 @@ class Kube:
             raise _translated(response.status, str(response.reason), content, f"{method} {path}")
         try:
             result = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Unavailable(f"{method} {path}: the answer is no JSON, {len(content)} bytes") from error
         return result if isinstance(result, dict) else {}
 
 
 def _version(body: Manifest) -> int:
     """Return the resourceVersion as a number: of two Events of one second it tells which came later."""
-    text = str(body["metadata"].get("resourceVersion", "0"))
-    return int(text) if text.isdigit() else 0
+    return parse_count(body["metadata"].get("resourceVersion")) or 0
 
 
 def _yaml(body: Manifest) -> str:
@@ -328,8 +376,6 @@ where what is stored breaks the schema."""
 
 def _translated(status: int, reason: str, body: Any, call: str) -> Exception:
     message = f"{call}: {status} {_words(body) or reason}"
-    if status == 404:
-        return _Missing(message)
     if status == 409 and _reason(body) == "AlreadyExists":
         return _Exists(message)
     if status == 403 and _is_terminating(body):
@@ -338,7 +384,7 @@ def _translated(status: int, reason: str, body: Any, call: str) -> Exception:
         return NotYet(message)
     if status in {400, 422} or (status == 500 and any(words in message for words in _UNREADABLE)):
         return InvalidSpec(message)
-    return Unavailable(message)
+    return _Missing(message) if status == 404 else Unavailable(message)
 
 
 def _is_terminating(body: Any) -> bool:

@@ -1,7 +1,8 @@
 """The door to the programs that run beside models and weights: agents and warmers, over HTTP by pod IP.
 
-They are asked only while something is under way. Silence is not an error: progress is then not known, and
-the kubelet's probes go on without us.
+They are asked only while something is under way, and agents how much their model is asked where that decides the
+number of replicas. Silence is not an error: progress is then not known, and
+the kubelet's probes go on without us. Agents that wait for it are told what they may do.
 
 A pod that accepts and says nothing holds a connection until the time is up. So no object has more than
 AT_ONCE open, all its answers are in after TIMEOUT_SECONDS, and a pod that let the time pass is asked again
@@ -10,13 +11,14 @@ after a pause that doubles: a thousand of them delay nobody else.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import httpx
 
 from preheat.api.constants import PORT_AGENT, PORT_WARMER
-from preheat.decide.observed import AgentReport, WarmerReport
+from preheat.decide.observed import AgentReport, Reading, WarmerReport
+from preheat.decide.plan import Advise
 
 TIMEOUT_SECONDS = 2.0
 CONNECTION_SECONDS = 0.5
@@ -29,7 +31,7 @@ REMEMBERED = 4096
 ANSWER_LIMIT_BYTES = 65_536
 """A pod answers what it likes; we read no more than this."""
 
-Report = TypeVar("Report", AgentReport, WarmerReport)
+Report = TypeVar("Report", AgentReport, Reading, WarmerReport)
 
 
 class Sidecars:
@@ -55,6 +57,38 @@ class Sidecars:
         """Return what the agents say, by the caller's key. Keys whose agent is silent are missing."""
         return await self._ask_all(addresses, PORT_AGENT, "/status", AgentReport.from_json)
 
+    async def signals(self, addresses: Mapping[str, str]) -> dict[str, Reading]:
+        """Return how much models are asked, by the caller's key. Keys whose agent is silent are missing."""
+        return await self._ask_all(addresses, PORT_AGENT, "/signals", Reading.from_json)
+
+    async def advise(self, advice: Sequence[Advise]) -> None:
+        """Tell agents what they may do. One that does not hear it is told again: it says what it waits for."""
+        lane = asyncio.Semaphore(AT_ONCE)
+
+        async def tell(advise: Advise) -> None:
+            async with lane:
+                await self._tell(advise)
+
+        told = [asyncio.create_task(tell(advise)) for advise in advice]
+        if told:
+            await asyncio.wait(told, timeout=TIMEOUT_SECONDS)
+        for task in told:
+            task.cancel()
+        await asyncio.gather(*told, return_exceptions=True)
+
+    async def _tell(self, advise: Advise) -> None:
+        body: dict[str, Any] = {"schema": 1}
+        if advise.waits:
+            body["healing"] = {"grant": advise.grant, "seconds": advise.grant_seconds}
+        if advise.load_seconds is not None:
+            body["loadSeconds"] = round(advise.load_seconds, 1)
+        url = f"http://{_host(advise.ip, PORT_AGENT)}/advice"
+        try:
+            async with self._http.stream("POST", url, json=body, headers={"admin-key": advise.uid}):
+                return
+        except httpx.HTTPError:
+            return
+
     async def warmers(self, addresses: Mapping[str, str]) -> dict[str, WarmerReport]:
         """Return what the warmers say, by the caller's key. Keys whose warmer is silent are missing."""
         return await self._ask_all(addresses, PORT_WARMER, "/progress", WarmerReport.from_json)
@@ -69,9 +103,8 @@ class Sidecars:
         lane = asyncio.Semaphore(AT_ONCE)
 
         async def ask(ip: str) -> Report | None:
-            host = f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
             async with lane:
-                return await self._ask(f"http://{host}{path}", read)
+                return await self._ask(f"http://{_host(ip, port)}{path}", read)
 
         asked = {key: asyncio.create_task(ask(ip)) for key, ip in addresses.items()}
         if asked:
@@ -94,7 +127,7 @@ class Sidecars:
             if isinstance(error, asyncio.CancelledError):
                 raise
             return None
-        except (httpx.HTTPError, KeyError, TypeError, ValueError):
+        except (httpx.HTTPError, KeyError, TypeError, ValueError, RecursionError):
             return None
         self._silent.pop(url, None)
         return report
@@ -116,3 +149,7 @@ class Sidecars:
         self._silent[url] = (times, self._clock() + pause)
         if len(self._silent) > REMEMBERED:
             del self._silent[next(iter(self._silent))]
+
+
+def _host(ip: str, port: int) -> str:
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"

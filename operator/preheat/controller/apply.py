@@ -7,10 +7,11 @@ the cluster. A child that cannot be written does not keep the status from being 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from preheat.api.constants import ANNOTATION_APPLIED, API_VERSION
+from preheat.api.constants import ANNOTATION_APPLIED, ANNOTATION_ROOM, API_VERSION
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import ModelCache
 from preheat.cluster.kube import Kube
@@ -24,12 +25,14 @@ from preheat.decide.ownership import adoption, is_drift, words_of_drift
 from preheat.decide.plan import (
     POLL_SECONDS,
     RESYNC_SECONDS,
+    Admit,
     Adopt,
     Apply,
     Delete,
     EventDraft,
     LabelNode,
     Plan,
+    PricePod,
     Write,
 )
 from preheat.decide.refusals import with_contests, with_refusal
@@ -37,14 +40,21 @@ from preheat.decide.statuses import foreign_fields, own_part
 from preheat.errors import GoingAway, InvalidSpec, Leaving, NotYet, PreheatError, Unavailable
 from preheat.resources.metadata import Manifest
 from preheat.resources.names import digest, fit
+from preheat.resources.serving import as_stored
 
 Subject = LLMDeployment | ModelCache
 
-SURE_SECONDS = 2.0
+SURE_SECONDS = 5.0
 """For so long after it was asked for, an object is taken to be as it was. A stopped process' clock goes on."""
 
 LEAVING_SECONDS = 3.0
 """A child that is being deleted for longer is told of. In a namespace that is being deleted its owner goes by then."""
+
+REFUSED_SECONDS = 30.0
+"""A write that is refused for longer is told of, also where the object is Ready: by then it was tried five times."""
+
+NOT_YET_SECONDS = 2.0
+"""An API server learns kinds that were installed a moment ago within half a minute: too short for pauses that grow."""
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +74,8 @@ class Writer:
         self._firsts: dict[Key, float] = {}
         """When a new object is to be told of for the first time, unless there is news before."""
         self._unwritable: dict[Key, str] = {}
+        self._refused: dict[Key, float] = {}
+        """Since when a write of an object's passes is refused, each time."""
         self._pace = Pace(clock)
         self._making: dict[Key, asyncio.Event] = {}
         """What is being created right now: set when that has ended, well or not."""
@@ -85,9 +97,11 @@ class Writer:
             log.info("%s: %s", "/".join(_key_of(subject)), refusal)
             return LEAVING_SECONDS
         if isinstance(refusal, NotYet):
-            raise refusal
+            log.info("%s: %s", "/".join(_key_of(subject)), refusal)
+            return NOT_YET_SECONDS
+        lasts = self._lasts(subject, refusal)
         if refusal is not None:
-            plan = with_refusal(subject, plan, refusal, now)
+            plan = with_refusal(subject, plan, refusal, now, lasts=lasts)
         children = [key_of(write.manifest) for write in plan.writes if isinstance(write, Apply)]
         contests = self._contests.among(children)
         if contests:
@@ -110,10 +124,10 @@ class Writer:
         return delay
 
     async def write(self, writes: Sequence[Write]) -> None:
-        """Carry out writes that belong to no object of a user. Raises what kept one from being made."""
-        refusal = await self._write_all(writes)
-        if refusal is not None:
-            raise refusal
+        """Carry out writes that belong to no object of a user. Raises what kept one from being made, the others made."""
+        refusals = [refusal for write in writes if (refusal := await self._write_all([write])) is not None]
+        if refusals:
+            raise refusals[0]
 
     def forget(self, key: Key) -> None:
         """Drop what is remembered of an object that is gone."""
@@ -121,11 +135,19 @@ class Writer:
         self._firsts.pop(key, None)
         self._begun.pop(key, None)
         self._unwritable.pop(key, None)
+        self._refused.pop(key, None)
         self._pace.rests(key)
         self._good_enough.pop(key, None)
         self._equal.pop(key, None)
         self._contests.forget(key)
         self._events.forget(key)
+
+    def _lasts(self, subject: Subject, refusal: PreheatError | None) -> bool:
+        """Note whether a pass was refused a write; tell whether all of them were, for longer than a moment."""
+        if refusal is None:
+            self._refused.pop(_key_of(subject), None)
+            return False
+        return self._clock() - self._refused.setdefault(_key_of(subject), self._clock()) >= REFUSED_SECONDS
 
     def _patience(self, subject: Subject, plan: Plan) -> float:
         """Return for how many seconds a status may still wait: none when it is news, a while for progress."""
@@ -241,9 +263,20 @@ class Writer:
                 left = await self._kube.delete(write.kind, write.namespace, write.name, write.uid)
                 self._good_enough.pop((write.kind, write.namespace, write.name), None)
                 self._unlearn(write, left)
+            case Admit():
+                self._metrics.writes.labels("Job", "patch").inc()
+                room = {} if write.room_bytes is None else {ANNOTATION_ROOM: str(write.room_bytes)}
+                job = await self._kube.admit(write.namespace, write.name, write.uid, room)
+                if job is not None:
+                    self._view.put(job)
+            case PricePod():
+                self._metrics.writes.labels("Pod", "patch").inc()
+                pod = await self._kube.price_pod(write.namespace, write.name, write.uid, write.cost)
+                if pod is not None:
+                    self._view.put({"apiVersion": "v1", "kind": "Pod", **pod})
             case LabelNode():
                 self._metrics.writes.labels("Node", "patch").inc()
-                node = await self._kube.label_node(write.node, write.labels)
+                node = await self._kube.label_node(write.node, write.labels, write.version)
                 if node is not None:
                     self._view.put({"apiVersion": "v1", "kind": "Node", **node})
 
@@ -256,6 +289,9 @@ class Writer:
         elif live is None:
             # Ask before the first write: the name may be taken by somebody whose object we do not watch.
             live = await self._kube.get(*key)
+        if live is not None:
+            manifest = as_stored(manifest, live)
+            write = replace(write, manifest=manifest)
         if live is not None and (
             self._equal.get(key) == _both(manifest, live) or await self._is_well(write, live)
         ):
@@ -352,7 +388,8 @@ class Writer:
             "reportingInstance": "preheat-operator",
             "action": "Reconcile",
             "reason": draft.reason,
-            "note": draft.message[:1024],
+            # Kubernetes counts bytes.
+            "note": draft.message.encode()[:1024].decode(errors="ignore"),
             "type": "Warning" if draft.warning else "Normal",
             "regarding": {
                 "apiVersion": API_VERSION,

@@ -1,19 +1,24 @@
 """Which loops a change concerns. A change wakes those, and no more: a thousand objects must not wake each other."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from preheat.api.constants import (
     ANNOTATION_APPLIED,
+    ANNOTATION_BUDGET,
+    ANNOTATION_VERIFY,
     LABEL_CACHE,
     LABEL_CACHE_NAMESPACE,
     LABEL_DEPLOYMENT,
+    NODE_LABEL_AVOIDED,
     NODE_LABEL_PREFIX,
 )
-from preheat.controller.observe import cache_key_of, mounted_key
+from preheat.controller.disks import avoided_nodes
+from preheat.controller.keys import cache_key_of, mounted_key, running_key
 from preheat.controller.view import Key, View, key_of, parents
 from preheat.decide.observed import DeploymentView, JobState, JobView
 from preheat.decide.orphans import is_spent
 from preheat.resources.metadata import Manifest
+from preheat.resources.names import volume_name
 
 ORPHANS: Key = ("Orphans", "", "")
 """The loop over what has no owner: one for the whole cluster."""
@@ -84,8 +89,13 @@ def _of_child(before: Manifest | None, after: Manifest | None) -> list[Key]:
 
 
 def _of_deployment(before: Manifest | None, after: Manifest | None, view: View) -> list[Key]:
-    """Return its parents. With a Deployment goes what kept a cache's volumes: its pods used them."""
+    """Return its parents. With a Deployment goes what kept a cache's volumes: its pods used them.
+
+    When its last replica goes, or the first comes again, its cache notes it: who was used last leaves a disk last.
+    """
     found = _of_child(before, after)
+    if before is not None and (after is None or running_key(before) != running_key(after)):
+        found += _caches_of_claims(before, view)
     if after is None and before is not None:
         key = mounted_key(before)
         found += [("Node", "", n["metadata"]["name"]) for n in view.all("Node") if key in _caches(n)]
@@ -93,25 +103,33 @@ def _of_deployment(before: Manifest | None, after: Manifest | None, view: View) 
     return found
 
 
+def _caches_of_claims(deployment: Manifest, view: View) -> list[Key]:
+    namespace, key = deployment["metadata"].get("namespace", ""), mounted_key(deployment)
+    claim = view.get("PersistentVolumeClaim", namespace, volume_name(key, "serve")) if key else None
+    return [] if claim is None else [parent for parent in parents(claim) if parent[0] == "ModelCache"]
+
+
 def _of_job(before: Manifest | None, after: Manifest | None, _view: View) -> list[Key]:
-    """Return its cache, and its node when a warmer has ended well there, or is gone."""
+    """Return its cache, and its node when a Job there waits for room, has ended, or is gone after that."""
     found = _of_child(before, after)
-    if _done(before) == _done(after):
+    if _for_its_node(before) == _for_its_node(after):
         return [key for key in found if key[0] != "Node"]
     return found
 
 
-def _done(job: Manifest | None) -> object:
-    """Return for whom a warmer has ended well, as far as its node's labels are concerned."""
+def _for_its_node(job: Manifest | None) -> object:
+    """Return what a node's loop looks at in a Job. One at work is none of its business."""
     view = JobView.from_body(job) if job is not None else None
-    if view is None or view.state is not JobState.COMPLETE or view.deleting:
+    if view is None or view.deleting or (view.state is JobState.ACTIVE and not view.suspended):
         return None
-    return "done", view.owner
+    return view.state, view.suspended, view.uid
 
 
 def _of_service(before: Manifest | None, after: Manifest | None, _view: View) -> list[Key]:
-    """Return the LLMDeployment itself. With the last of a namespace goes what they shared."""
-    return [key_of(after)] if after else [key_of(before or {}), ORPHANS]
+    """Return the LLMDeployment itself, and nodes that it avoids or no more. With the last of a namespace goes what they shared."""
+    moved = avoided_nodes(before or {}) ^ avoided_nodes(after or {})
+    nodes: list[Key] = [("Node", "", name) for name in sorted({name for name, _, _ in moved})]
+    return [key_of(after), *nodes] if after else [key_of(before or {}), *nodes, ORPHANS]
 
 
 def _of_cache(before: Manifest | None, after: Manifest | None, view: View) -> list[Key]:
@@ -133,28 +151,50 @@ def _of_cache(before: Manifest | None, after: Manifest | None, view: View) -> li
         key = (body.get("status") or {}).get("key")
         found += [("Node", "", n["metadata"]["name"]) for n in view.all("Node") if key in _caches(n)]
         found.append(ORPHANS)
+    elif before is not None and _for_its_nodes(before) != _for_its_nodes(after):
+        found += [("Node", "", node["name"]) for node in (after.get("status") or {}).get("nodes") or ()]
     return found
 
 
+def _for_its_nodes(cache: Manifest) -> object:
+    """Return what the loops of nodes look at in a cache that is there."""
+    status, metadata = cache.get("status") or {}, cache["metadata"]
+    asked = (metadata.get("annotations") or {}).get(ANNOTATION_VERIFY)
+    return metadata.get("generation"), asked, status.get("totalBytes"), status.get("inUse")
+
+
 def _of_node(before: Manifest | None, after: Manifest | None, view: View) -> list[Key]:
-    """Return the node itself and whose weights came or went with its labels.
+    """Return the node itself and whose weights came or went with its labels, and who tells that it is avoided.
 
     What else changes concerns those objects that are not settled: the next resync tells the settled ones.
     """
     name = (after or before or {})["metadata"]["name"]
     found: list[Key] = []
-    moved = _caches(before) ^ _caches(after)
+    labels = _labels_of_caches(before) ^ _labels_of_caches(after)
+    moved = {key for key, _ in labels}
     if moved:
         found += [key for key in view.keys("ModelCache") if cache_key_of(view, key) in moved]
-    if before is None or after is None or _gist(before) != _gist(after):
+    avoided = {key for key, value in labels if value == NODE_LABEL_AVOIDED}
+    if avoided:
+        caches = [key for key in found if cache_key_of(view, key) in avoided]
+        found += [
+            ("LLMDeployment", namespace, service["metadata"]["name"])
+            for _, namespace, cache in caches
+            for service in view.all("LLMDeployment", namespace)
+            if _uses(service, cache)
+        ]
+    changed = before is None or after is None or _gist(before) != _gist(after)
+    if changed:
         found += [
             (kind, o["metadata"]["namespace"], o["metadata"]["name"])
             for kind in ("LLMDeployment", "ModelCache")
             for o in view.all(kind)
             if not _is_ready(o)
         ]
+    if after is None:
+        found.append(ORPHANS)
     # A kubelet reports every few minutes: a heartbeat concerns nobody.
-    return [("Node", "", name), *sorted(found)] if found or moved else []
+    return [("Node", "", name), *sorted(set(found))] if changed or moved else []
 
 
 def _of_volume(before: Manifest | None, after: Manifest | None, view: View) -> list[Key]:
@@ -171,7 +211,10 @@ def _of_volume(before: Manifest | None, after: Manifest | None, view: View) -> l
 
 
 def _of_policy(before: Manifest | None, after: Manifest | None, view: View) -> list[Key]:
-    """Return one LLMDeployment: the policy is of all those in its namespace, and any of them makes it right."""
+    """Return the cache whose seeders it is for; else one LLMDeployment of the namespace: any of them makes it right."""
+    found = _of_child(before, after)
+    if found:
+        return found
     metadata = (after or before or {})["metadata"]
     return [*_first("LLMDeployment", metadata["namespace"], view), ORPHANS]
 
@@ -204,9 +247,15 @@ def _is_ready(body: Manifest) -> bool:
 
 def _caches(node: Manifest | None) -> frozenset[str]:
     """Return the keys of the caches that a node's labels name."""
-    labels: Iterable[str] = ((node or {}).get("metadata") or {}).get("labels") or ()
+    return frozenset(key for key, _ in _labels_of_caches(node))
+
+
+def _labels_of_caches(node: Manifest | None) -> frozenset[tuple[str, str]]:
+    labels: Mapping[str, str] = ((node or {}).get("metadata") or {}).get("labels") or {}
     return frozenset(
-        key.removeprefix(NODE_LABEL_PREFIX) for key in labels if key.startswith(NODE_LABEL_PREFIX)
+        (key.removeprefix(NODE_LABEL_PREFIX), value)
+        for key, value in labels.items()
+        if key.startswith(NODE_LABEL_PREFIX)
     )
 
 
@@ -218,5 +267,7 @@ def _gist(node: Manifest) -> object:
         {key: value for key, value in labels if not key.startswith(NODE_LABEL_PREFIX)},
         node.get("spec"),
         status.get("allocatable"),
+        (status.get("nodeInfo") or {}).get("bootID"),
+        (node["metadata"].get("annotations") or {}).get(ANNOTATION_BUDGET),
         [(c.get("type"), c.get("status")) for c in status.get("conditions") or ()],
     )

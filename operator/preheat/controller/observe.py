@@ -1,23 +1,40 @@
 """All reads of one pass, gathered into one value. Missing things are missing, never an error."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from datetime import datetime
 
-from preheat.api.constants import LABEL_DEPLOYMENT
-from preheat.api.llmdeployment import LLMDeployment
-from preheat.api.modelcache import ModelCache
-from preheat.api.parse import InvalidSpecError, parse
+from preheat.api.constants import (
+    COMPONENT_SEEDER,
+    COMPONENT_VERIFIER,
+    COMPONENT_WARMER,
+    VERIFIER_SITE,
+)
+from preheat.api.llmdeployment import LLMDeployment, ScalingMode
+from preheat.api.modelcache import CacheMode, ModelCache
 from preheat.cluster.sidecars import Sidecars
+from preheat.config import OperatorConfig
 from preheat.controller.complaints import Complaints
+from preheat.controller.disks import (
+    found_wrong,
+    is_keepers,
+    last_words,
+    mounts_of,
+    what_is_corrupt,
+    why_it_waits,
+)
+from preheat.controller.keys import cache_keys, parsed_cache, running_keys, serve_path, used_keys
+from preheat.controller.scaling import Scaling
 from preheat.controller.view import Key, View, key_of
 from preheat.decide.caching import CacheObservation
-from preheat.decide.capacity import GPUUse
-from preheat.decide.nodes import NodeObservation
+from preheat.decide.capacity import GPUUse, gpus_held
+from preheat.decide.judgement.judge import is_compared
+from preheat.decide.loads import is_unlearned
 from preheat.decide.observed import (
     DeploymentView,
     JobState,
     JobView,
+    KeeperReport,
     NodeView,
     PodView,
     WarmerReport,
@@ -27,14 +44,22 @@ from preheat.decide.observed import (
 )
 from preheat.decide.orphans import OrphanObservation
 from preheat.decide.ownership import is_orphan
-from preheat.decide.wish import ServiceObservation
+from preheat.decide.sites import misses_image, resolved
+from preheat.decide.wish import ServiceObservation, pinned_revisions
+from preheat.resources import caching, names
 from preheat.resources.caching import cache_key
 from preheat.resources.metadata import Manifest
-from preheat.resources.names import key_of_volume, namespace_key, volume_name
+from preheat.resources.names import namespace_key, volume_name
+from preheat.resources.serving import cache_source, cache_storage, revision_id
 
 
 async def observe_service(
-    service: LLMDeployment, view: View, sidecars: Sidecars, complaints: Complaints
+    service: LLMDeployment,
+    view: View,
+    sidecars: Sidecars,
+    complaints: Complaints,
+    scaling: Scaling,
+    now: datetime,
 ) -> ServiceObservation:
     """Gather what a pass over one LLMDeployment looks at.
 
@@ -48,31 +73,78 @@ async def observe_service(
         for body in view.children(parent, "Pod")
         if is_replica_of(body, ours)
     ]
-    reports = await sidecars.agents(
-        {pod.name: pod.ip for pod in pods if pod.ip and not pod.ready and not pod.deleting}
+    reports = await sidecars.agents({pod.name: pod.ip for pod in _asked(service, pods) if pod.ip})
+    children = [
+        body
+        for kind in ("ControllerRevision", "Deployment", "ModelCache")
+        for body in view.children(parent, kind)
+    ]
+    readings = await sidecars.signals(
+        {p.uid: p.ip for p in pods if p.ready and p.ip and not p.deleting}
+        if is_compared(service, pinned_revisions(service, children))
+        else {}
     )
     said, again = await complaints.about(
         service.namespace, [pod.uid for pod in pods if pod.starting and not pod.deleting]
     )
     resource = service.spec.hardware.gpu.resource_name
     short = any(resource in (pod.unschedulable or "") for pod in pods)
+    scaled = service.spec.scaling.mode is not ScalingMode.EXTERNAL
+    views = [DeploymentView.from_body(body) for body in deployments]
+    rolling = len({view.revision for view in views if view.replicas} | {revision_id(service)}) > 1
+    counted = short or scaled or rolling
+    uses = view.memo(("GPUUses", resource, ""), lambda: gpu_uses(view, resource)) if counted else ()
     return ServiceObservation(
         nodes=nodes(view),
-        deployments=[DeploymentView.from_body(body) for body in deployments],
+        deployments=views,
         pods=[replace(pod, report=reports.get(pod.name), complaint=said.get(pod.uid)) for pod in pods],
+        scaling=await scaling.observe(service, pods, nodes(view), uses, view, now),
         caches=caches(view, service.namespace),
-        children=[
-            body
-            for kind in ("ControllerRevision", "Deployment", "ModelCache")
-            for body in view.children(parent, kind)
-        ],
-        uses=gpu_uses(view, resource) if short else (),
+        children=children,
+        readings=readings,
+        uses=uses,
         look_again=again,
+        warmed=_warmed(service, view),
+        narrow=_narrow(service, view),
     )
 
 
+def _narrow(service: LLMDeployment, view: View) -> frozenset[str]:
+    """Return the keys of caches that it may use whose serve volume shows their folder alone."""
+    source, storage = cache_source(service), cache_storage(service)
+    own = names.cache_name(service.name, source, storage)
+    made = (c.name for c in caches(view, service.namespace) if caching.made_for(c) is None)
+    keys = {names.cache_key(service.namespace, name, source, storage) for name in (own, *made)}
+    return frozenset(key for key in keys if caching.shows_one_cache(serve_path(view, key), key))
+
+
+def _asked(service: LLMDeployment, pods: Sequence[PodView]) -> list[PodView]:
+    """Return the pods whose agents are asked: those on their way, and what took how long of those that have arrived."""
+    live = [pod for pod in pods if not pod.deleting]
+    arrived = sum(pod.ready for pod in live) != (service.status.ready_replicas or 0)
+    known = service.status.load_times
+    return [pod for pod in live if not pod.ready or (arrived and is_unlearned(pod, known))]
+
+
+def _warmed(service: LLMDeployment, view: View) -> dict[str, datetime]:
+    """Return when the weights in use were complete on each node whose warmer's Job is still there."""
+    used = service.status.cache
+    parent = ("ModelCache", service.namespace, used.name if used else "")
+    jobs = (view.derived(key_of(body), JobView.from_body) for body in view.children(parent, "Job"))
+    return {
+        job.node: job.ended
+        for job in jobs
+        if job.component == COMPONENT_WARMER and job.state is JobState.COMPLETE and job.ended
+    }
+
+
 async def observe_cache(
-    cache: ModelCache, view: View, sidecars: Sidecars, complaints: Complaints
+    cache: ModelCache,
+    view: View,
+    sidecars: Sidecars,
+    complaints: Complaints,
+    config: OperatorConfig,
+    now: datetime,
 ) -> CacheObservation:
     """Gather what a pass over one ModelCache looks at.
 
@@ -80,73 +152,82 @@ async def observe_cache(
     """
     parent = ("ModelCache", cache.namespace, cache.name)
     bodies = [body for body in view.children(parent, "Job") if is_controlled_by(body, cache.uid)]
-    jobs = [JobView.from_body(body) for body in bodies]
-    ours = {job.name for job in jobs}
-    newest: dict[str, PodView] = {}
-    for body in sorted(view.children(parent, "Pod"), key=_created):
-        if controller_name(body, "Job") not in ours:
-            continue
-        pod = view.derived(key_of(body), _warmer_pod)
-        if pod.job_node is not None:
-            newest[pod.job_node] = pod
+    all_jobs = [JobView.from_body(body) for body in bodies]
+    jobs = [job for job in all_jobs if job.component == COMPONENT_WARMER]
+    verifier = next((job for job in all_jobs if job.component == COMPONENT_VERIFIER), None)
+    seeders = [job for job in all_jobs if job.component == COMPONENT_SEEDER]
+    newest = _newest_pods(parent, {job.name for job in jobs}, view, _warmer_pod)
     running = {node: pod.ip for node, pod in newest.items() if pod.ip and pod.phase == "Running"}
     reports = await sidecars.warmers(running)
     for node, pod in newest.items():
-        last_words = _last_words(pod)
-        if last_words is not None:
-            reports[node] = last_words
+        words = last_words(pod, WarmerReport.from_json)
+        if words is not None:
+            reports[node] = words
     said, again = await complaints.about(
         cache.namespace,
         [pod.uid for pod in newest.values() if pod.starting and not pod.deleting],
         [job.uid for job in jobs if job.podless and not job.deleting],
     )
+    wrong = found_wrong(cache, view, config, jobs)
     return CacheObservation(
         nodes=nodes(view),
+        waits=why_it_waits(cache, view, config, now),
+        corrupt=what_is_corrupt(cache, view, config),
+        wrong=wrong,
+        mounts=mounts_of(view, cache_key(cache)) if wrong or cache.status.quarantined else (),
+        in_use=(cache_key(cache), cache.namespace) in running_keys(view),
         jobs=[replace(job, complaint=said.get(job.uid)) for job in jobs],
         reports=reports,
         pods={node: replace(pod, complaint=said.get(pod.uid)) for node, pod in newest.items()},
         orphans=[body for body in view.children(parent, "Job") if is_orphan(body)],
         paths=_paths(cache, view),
         look_again=again,
+        missed=_missed(cache, view),
+        verifier=verifier,
+        verification=_said_by(verifier, parent, view),
+        seeders=seeders,
+        seeder_pods=_newest_pods(parent, {job.name for job in seeders}, view, _seeder_pod),
+        issuer_keys=view.issuer_keys,
     )
+
+
+def _said_by(verifier: JobView | None, parent: Key, view: View) -> KeeperReport | None:
+    """Return the last words of the newest pod that hashed what lies on a shared volume."""
+    if verifier is None:
+        return None
+    pod = _newest_pods(parent, {verifier.name}, view, _warmer_pod).get(VERIFIER_SITE)
+    return last_words(pod, KeeperReport.from_json) if pod is not None else None
+
+
+def _missed(cache: ModelCache, view: View) -> frozenset[str]:
+    """Return the nodes whose kubelet does not find the image of a model pod of this cache there."""
+    if cache.spec.storage.mode is not CacheMode.IMAGE:
+        return frozenset()
+    ours = {body["metadata"]["name"] for body in view.all("Deployment", cache.namespace)}
+    bodies = view.children(("ModelCache", cache.namespace, cache.name), "Pod")
+    pods = [view.derived(key_of(body), _model_pod) for body in bodies if is_replica_of(body, ours)]
+    digest = resolved(cache, {})
+    return frozenset(pod.node for pod in pods if pod.node and misses_image(pod, digest))
+
+
+def _newest_pods(
+    parent: Key, jobs: Collection[str], view: View, read: Callable[[Manifest], PodView]
+) -> dict[str, PodView]:
+    """Return the newest pod of each node's Job."""
+    newest: dict[str, PodView] = {}
+    for body in sorted(view.children(parent, "Pod"), key=_created):
+        if controller_name(body, "Job") not in jobs:
+            continue
+        pod = view.derived(key_of(body), read)
+        if pod.job_node is not None:
+            newest[pod.job_node] = pod
+    return newest
 
 
 def gpu_uses(view: View, resource: str) -> list[GPUUse]:
     """Return which of our own replicas hold GPUs, and where."""
-    held = (view.derived(key, _holds) for key in view.keys("Pod"))
+    held = (view.derived(key, gpus_held) for key in view.keys("Pod"))
     return [use for uses in held if (use := uses.get(resource)) is not None]
-
-
-def _holds(pod: Manifest) -> dict[str, GPUUse]:
-    """Return what a model pod that has a node and has not ended holds there, by resource."""
-    metadata, spec = pod["metadata"], pod.get("spec") or {}
-    service = (metadata.get("labels") or {}).get(LABEL_DEPLOYMENT)
-    ended = (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
-    if service is None or ended or not spec.get("nodeName"):
-        return {}
-    counts: dict[str, int] = {}
-    for container in spec.get("containers") or ():
-        for resource, amount in ((container.get("resources") or {}).get("limits") or {}).items():
-            if "/" in resource and str(amount).isdigit():
-                counts[resource] = counts.get(resource, 0) + int(amount)
-    holder = f"{metadata['namespace']}/{service}"
-    return {resource: GPUUse(spec["nodeName"], holder, count) for resource, count in counts.items() if count}
-
-
-def observe_node(key: Key, view: View) -> NodeObservation:
-    """Gather what a pass over one node looks at: its labels, and the warmers that ended well on it."""
-    jobs = [JobView.from_body(body) for body in view.children(key, "Job")]
-    done = {(job.namespace, job.owner) for job in jobs if job.state is JobState.COMPLETE and not job.deleting}
-    complete = {
-        found
-        for cache in view.keys("ModelCache")
-        if (cache[1], view.uid(cache)) in done and (found := cache_key_of(view, cache))
-    }
-    return NodeObservation(
-        node=view.derived(key, NodeView.from_body),
-        complete=frozenset(complete),
-        keys=cache_keys(view) | used_keys(view),
-    )
 
 
 def observe_orphans(view: View) -> OrphanObservation:
@@ -159,6 +240,8 @@ def observe_orphans(view: View) -> OrphanObservation:
         volumes=view.all("PersistentVolume"),
         claims=view.all("PersistentVolumeClaim"),
         policies=view.all("NetworkPolicy"),
+        nodes={name for _, _, name in view.keys("Node")},
+        keepers=[body for body in view.all("Job") if is_keepers(body)],
     )
 
 
@@ -169,55 +252,13 @@ def nodes(view: View) -> Sequence[NodeView]:
 
 def caches(view: View, namespace: str) -> list[ModelCache]:
     """Return every ModelCache that can be read; one that cannot says so itself, in its own loop."""
-    read = (view.derived(key_of(body), _parsed) for body in view.all("ModelCache", namespace))
+    read = (view.derived(key_of(body), parsed_cache) for body in view.all("ModelCache", namespace))
     return [cache for cache in read if cache is not None]
 
 
-def cache_keys(view: View) -> frozenset[str]:
-    """Return the keys of all caches."""
-    return frozenset(key for cache in view.keys("ModelCache") if (key := cache_key_of(view, cache)))
-
-
-def used_keys(view: View) -> frozenset[str]:
-    """Return the keys of all caches whose volume a Deployment mounts: while it does, they stay.
-
-    A cache that is deleted under a running model is made again, and finds its volume and its nodes as they were.
-    """
-    found = (view.derived(deployment, mounted_key) for deployment in view.keys("Deployment"))
-    return frozenset(key for key in found if key is not None)
-
-
-def mounted_key(deployment: Manifest) -> str | None:
-    """Return the key of the cache whose volume a Deployment's pods mount."""
-    pod = ((deployment.get("spec") or {}).get("template") or {}).get("spec") or {}
-    for volume in pod.get("volumes") or ():
-        claim = str((volume.get("persistentVolumeClaim") or {}).get("claimName", ""))
-        if (key := key_of_volume(claim, "serve")) is not None:
-            return key
-    return None
-
-
-def cache_key_of(view: View, cache: Key) -> str | None:
-    """Return a cache's key. One that cannot be read has the key that its status tells, if any."""
-    return view.derived(cache, _key)
-
-
-def _key(body: Manifest) -> str | None:
-    cache = _parsed(body)
-    told: str | None = (body.get("status") or {}).get("key")
-    return cache_key(cache) if cache is not None else told
-
-
-def _parsed(body: Manifest) -> ModelCache | None:
-    try:
-        return parse(ModelCache, body)
-    except InvalidSpecError:
-        return None
-
-
 def _paths(cache: ModelCache, view: View) -> dict[str, str]:
-    names = (volume_name(namespace_key(cache.namespace), "warm"), volume_name(cache_key(cache), "serve"))
-    volumes = ((name, view.get("PersistentVolume", "", name)) for name in names)
+    wanted = (volume_name(namespace_key(cache.namespace), "warm"), volume_name(cache_key(cache), "serve"))
+    volumes = ((name, view.get("PersistentVolume", "", name)) for name in wanted)
     return {name: path for name, body in volumes if body and (path := _path(body))}
 
 
@@ -234,14 +275,9 @@ def _warmer_pod(body: Manifest) -> PodView:
     return PodView.from_body(body, main="warmer")
 
 
+def _seeder_pod(body: Manifest) -> PodView:
+    return PodView.from_body(body, main="seeder")
+
+
 def _created(body: Manifest) -> tuple[str, str]:
     return str(body["metadata"].get("creationTimestamp", "")), str(body["metadata"]["name"])
-
-
-def _last_words(pod: PodView) -> WarmerReport | None:
-    if pod.termination_message is None:
-        return None
-    try:
-        return WarmerReport.from_json(json.loads(pod.termination_message))
-    except (KeyError, TypeError, ValueError):
-        return None

@@ -7,16 +7,18 @@ from datetime import datetime
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import ModelCache
 from preheat.api.parse import InvalidSpecError, parse, parse_header
-from preheat.cluster.kube import Kube
 from preheat.cluster.sidecars import Sidecars
 from preheat.config import OperatorConfig
 from preheat.controller.apply import Writer
 from preheat.controller.complaints import Complaints
 from preheat.controller.concern import ORPHANS
-from preheat.controller.observe import observe_cache, observe_node, observe_orphans, observe_service
+from preheat.controller.disks import observe_node
+from preheat.controller.lists import Lists
+from preheat.controller.observe import observe_cache, observe_orphans, observe_service
+from preheat.controller.scaling import Scaling
 from preheat.controller.view import Key, View
 from preheat.decide.caching import decide_cache
-from preheat.decide.nodes import decide_node
+from preheat.decide.nodes import decide_node, takes_away
 from preheat.decide.orphans import decide_orphans
 from preheat.decide.refusals import broken, unreadable
 from preheat.decide.serving import decide_service
@@ -28,9 +30,10 @@ class Reconciler:
     """Everything that a pass needs, built once at start."""
 
     view: View
-    kube: Kube
+    lists: Lists
     sidecars: Sidecars
     complaints: Complaints
+    scaling: Scaling
     writer: Writer
     config: OperatorConfig
     clock: Callable[[], datetime]
@@ -42,6 +45,7 @@ class Reconciler:
         body = self.view.get(*key)
         if body is None or "deletionTimestamp" in body["metadata"]:
             self.writer.forget(key)
+            self.scaling.forget(key)
             return None
         if key[0] == "Node":
             return await self._node(key)
@@ -65,9 +69,11 @@ class Reconciler:
             service = parse(LLMDeployment, body)
         except InvalidSpecError as problem:
             return await self._unreadable(parse_header(LLMDeployment, body), body, str(problem))
-        seen = await observe_service(service, self.view, self.sidecars, self.complaints)
         now = self.clock()
+        seen = await observe_service(service, self.view, self.sidecars, self.complaints, self.scaling, now)
         plan = decide_service(service, seen, self.config, now)
+        self.scaling.took(service, seen.scaling, plan.scaled)
+        await self.sidecars.advise(plan.advice)
         return await self.writer.apply(service, body, plan, now)
 
     async def _cache(self, body: Manifest) -> float:
@@ -75,8 +81,8 @@ class Reconciler:
             cache = parse(ModelCache, body)
         except InvalidSpecError as problem:
             return await self._unreadable(parse_header(ModelCache, body), body, str(problem))
-        seen = await observe_cache(cache, self.view, self.sidecars, self.complaints)
         now = self.clock()
+        seen = await observe_cache(cache, self.view, self.sidecars, self.complaints, self.config, now)
         plan = decide_cache(cache, seen, self.config, now)
         return await self.writer.apply(cache, body, plan, now)
 
@@ -85,14 +91,21 @@ class Reconciler:
         return await self.writer.apply(subject, body, unreadable(subject, problem, now), now)
 
     async def _node(self, key: Key) -> float | None:
-        seen = observe_node(key, self.view)
-        if not seen.complete and not seen.node.caches:
+        now = self.clock()
+        seen = observe_node(key, self.view, self.config, now)
+        if not seen.held:
             return None
-        plan = decide_node(seen)
+        plan = decide_node(seen, self.config, now)
+        if takes_away(plan):
+            await self.lists.make_sure()
+            plan = decide_node(observe_node(key, self.view, self.config, now), self.config, now)
         await self.writer.write(plan.writes)
         return plan.requeue_after
 
     async def _orphans(self) -> float:
         plan = decide_orphans(observe_orphans(self.view))
+        if plan.writes:
+            await self.lists.make_sure()
+            plan = decide_orphans(observe_orphans(self.view))
         await self.writer.write(plan.writes)
         return plan.requeue_after

@@ -14,8 +14,10 @@ from preheat.config import OperatorConfig
 from preheat.controller.apply import Writer
 from preheat.controller.complaints import Complaints
 from preheat.controller.concern import ORPHANS, concerned, is_only_status
+from preheat.controller.lists import Lists
 from preheat.controller.loop import BACKOFF_SECONDS, Loops
 from preheat.controller.reconcile import Reconciler
+from preheat.controller.scaling import Scaling
 from preheat.controller.telemetry import Metrics, Probe
 from preheat.controller.view import Key, View, key_of
 from preheat.errors import PreheatError
@@ -52,10 +54,13 @@ class Controller:
 
         writer = Writer(kube, self.view, metrics, monotonic)
         complaints = Complaints(kube, monotonic)
-        reconciler = Reconciler(self.view, kube, sidecars, complaints, writer, config, clock)
+        self._lists = Lists(kube, self.view, monotonic)
+        scaling = Scaling(sidecars, metrics)
+        reconciler = Reconciler(self.view, self._lists, sidecars, complaints, scaling, writer, config, clock)
         self._writer = writer
         self.loops = Loops(reconciler.reconcile, on_pass=self._on_pass, on_bug=reconciler.confess)
         self._resync: asyncio.Task[None] | None = None
+        self._uses_keys = config.neighbours
         self._relisted: set[str] = set()
         self._relist = asyncio.Event()
         self._list_all_by = math.inf
@@ -94,7 +99,7 @@ class Controller:
         if event == "DELETED":
             self.view.remove(body)
         else:
-            self.view.put(body)
+            self.view.take_in(body)
 
     def missed_something(self) -> None:
         """List everything again soon: a watch begins anew, and of a kind of which nothing is left, nothing is told."""
@@ -113,7 +118,8 @@ class Controller:
         for failures in itertools.count():
             try:
                 for kind in KINDS:
-                    await self._list(kind)
+                    await self._lists.read(kind)
+                await self._read_keys()
             except PreheatError as error:
                 delay = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
                 log.warning("start: %s; again in %g s", error, delay)
@@ -121,9 +127,22 @@ class Controller:
             else:
                 return
 
-    async def _list(self, kind: str) -> None:
-        known = self.view.keys(kind)
-        self.view.replace(kind, await self._kube.list_all(kind), known)
+    async def _read_keys(self) -> None:
+        """Read the keys by which a node knows another's warmer. They change now and then; seeders follow."""
+        if not self._uses_keys:
+            return
+        known = self.view.issuer_keys
+        try:
+            keys = await self._kube.issuer_keys()
+        except PreheatError as error:  # no reason not to start, or not to list the rest
+            log.warning("the keys that sign tokens: %s; again with the next full list", error)
+            return
+        if keys is None and (known is not None or not self._probe.ready):
+            log.info(
+                "the API server does not give the keys that sign its tokens (/openid/v1/jwks): nodes do not serve "
+                "each other, every node fetches from the source"
+            )
+        self.view.issuer_keys = keys
 
     async def _resync_forever(self) -> None:
         """List again soon after a watch began anew, and everything now and then: watches miss deletions.
@@ -143,7 +162,9 @@ class Controller:
             self._relist.clear()
             try:
                 for kind in kinds:
-                    await self._list(kind)
+                    await self._lists.read(kind)
+                if kinds == sorted(KINDS):
+                    await self._read_keys()
             except PreheatError as error:
                 log.warning("resync: %s; again in %g s", error, SETTLE_SECONDS)
                 self._list_all_by = clock() + SETTLE_SECONDS

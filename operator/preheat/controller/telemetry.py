@@ -7,7 +7,7 @@ watched over any more, and only a restart helps.
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
@@ -17,6 +17,10 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import make_wsgi_app
 from typing_extensions import override
+
+from preheat.api.llmdeployment import LLMDeployment
+from preheat.decide.autoscale import Outcome
+from preheat.decide.signals import Window
 
 STUCK_SECONDS = 900.0
 IDLE_SECONDS = 5.0
@@ -55,12 +59,100 @@ class Metrics:
             "How often watching ended and began anew, as a whole.",
             registry=self.registry,
         )
+        self._scaling = {
+            name: Gauge(f"preheat_scaling_{name}", words, ["namespace", "name"], registry=self.registry)
+            for name, words in SCALING.items()
+        }
+        self._inputs = Gauge(
+            "preheat_scaling_input",
+            "The numbers from which the number of replicas was decided last, by name.",
+            ["namespace", "name", "input"],
+            registry=self.registry,
+        )
+        self._shown: dict[tuple[str, str], frozenset[str]] = {}
+        """Which inputs have a series, by namespace and name."""
+        self.decisions = Counter(
+            "preheat_scaling_decisions_total",
+            "Changes of the number of replicas, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.last_event = Gauge(
             "preheat_last_event_timestamp_seconds",
             "When the last watch event came, Unix time.",
             ["kind"],
             registry=self.registry,
         )
+
+    def show_scaling(self, service: LLMDeployment, outcome: Outcome) -> None:
+        """Show what was measured and decided. What is not known has no series: it is not zero."""
+        where = (service.namespace, service.name)
+        self._scaling["wanted_replicas"].labels(*where).set(outcome.replicas)
+        self._scaling["load_p50_seconds"].labels(*where).set(outcome.load.p50_seconds)
+        self._scaling["load_p90_seconds"].labels(*where).set(outcome.load.p90_seconds)
+        before = service.status.scaling.decisions if service.status.scaling is not None else ()
+        for decision in outcome.status.decisions:
+            if outcome.said is not None and decision not in before:
+                self.decisions.labels(decision.reason).inc()
+        if outcome.window is None:
+            return
+        for name, value in _measured(outcome.window).items():
+            if value is None:
+                self._scaling[name].remove(*where)
+            else:
+                self._scaling[name].labels(*where).set(value)
+        self._show_inputs(where, outcome.said.inputs if outcome.said is not None else {})
+
+    def _show_inputs(self, where: tuple[str, str], inputs: Mapping[str, float]) -> None:
+        for gone in self._shown.pop(where, frozenset()) - inputs.keys():
+            self._inputs.remove(*where, gone)
+        if inputs:
+            self._shown[where] = frozenset(inputs)
+        for name, value in inputs.items():
+            self._inputs.labels(*where, name).set(value)
+
+    def forget_scaling(self, namespace: str, name: str) -> None:
+        """Show nothing any more of what is gone."""
+        for gauge in self._scaling.values():
+            gauge.remove(namespace, name)
+        self._show_inputs((namespace, name), {})
+
+
+SCALING = {
+    "wanted_replicas": "Replicas that there should be, by Preheat's own decision.",
+    "load_p50_seconds": "What the next load is expected to take, its median.",
+    "load_p90_seconds": "What the next load is expected to take, its 90 % quantile.",
+    "arrivals_per_second": "Requests that came, in the last window.",
+    "in_service": "Requests that were served at once, the mean of the last window.",
+    "queued": "Requests that wait, at the end of the last window.",
+    "service_seconds": "How long a request is served, of those that ended in the last window.",
+    "ready_replicas": "Replicas that serve, at the end of the last window.",
+    "loading_replicas": "Replicas on their way, at the end of the last window.",
+    "available_replicas": "The most replicas that the GPUs allow, as far as Preheat knows.",
+    "told_share": "How much of the replicas told how much they are asked, 0 to 1.",
+    "prompt_tokens_per_second": "Prompt tokens, in the last window, where the engine says.",
+    "generated_tokens_per_second": "Generated tokens, in the last window, where the engine says.",
+}
+
+
+def _measured(window: Window) -> dict[str, float | None]:
+    sample = window.sample
+
+    def rate(count: float | None) -> float | None:
+        return None if count is None or sample.seconds <= 0 else count / sample.seconds
+
+    return {
+        "arrivals_per_second": rate(sample.arrivals),
+        "in_service": sample.in_service,
+        "queued": sample.queued,
+        "service_seconds": sample.service_seconds,
+        "ready_replicas": sample.ready,
+        "loading_replicas": len(sample.loading),
+        "available_replicas": sample.available,
+        "told_share": window.share,
+        "prompt_tokens_per_second": rate(window.prompt_tokens),
+        "generated_tokens_per_second": rate(window.generated_tokens),
+    }
 
 
 class Probe:

@@ -5,15 +5,35 @@ so a pass sees what the pass before it wrote. A watch may miss a deletion (kopf 
 reports only what is there); the next full list finds that out.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from sys import intern
 from typing import Any, TypeVar
 
-from preheat.api.constants import ANNOTATION_APPLIED, ANNOTATION_NODE, LABEL_CACHE, LABEL_DEPLOYMENT
+from preheat.api.constants import (
+    ANNOTATION_APPLIED,
+    ANNOTATION_BOOT,
+    ANNOTATION_DELETION_COST,
+    ANNOTATION_NODE,
+    ANNOTATION_PEERS,
+    ANNOTATION_REMOVES,
+    ANNOTATION_ROOM,
+    ANNOTATION_VERIFIES,
+    COMPONENT_KEEPER,
+    LABEL_CACHE,
+    LABEL_COMPONENT,
+    LABEL_DEPLOYMENT,
+)
+from preheat.api.quantity import parse_count
 from preheat.resources.metadata import Manifest
 
 T = TypeVar("T")
+
+DEEPEST = 200
+"""Levels of an object's fields, one in the other. No object that we work with has thirty."""
+
+log = logging.getLogger(__name__)
 
 Key = tuple[str, str, str]
 """(kind, namespace, name)"""
@@ -37,12 +57,15 @@ class View:
 
     def __init__(self) -> None:
         self.on_change: Changed = lambda _before, _after, _author: None
+        self.issuer_keys: Manifest | None = None
+        """The public keys that sign the cluster's tokens, None while they are not known."""
         self._objects: dict[Key, Manifest] = {}
         self._by_kind: defaultdict[tuple[str, str], set[Key]] = defaultdict(set)
         self._children: defaultdict[Key, set[Key]] = defaultdict(set)
         self._tombs: dict[Key, int] = {}
         self._derived: dict[Key, dict[Callable[[Manifest], Any], Any]] = {}
         self._derived_lists: dict[str, dict[Callable[[Manifest], Any], list[Any]]] = {}
+        self._memos: dict[Key, Any] = {}
 
     def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """Return an object, None when it is not there."""
@@ -76,18 +99,39 @@ class View:
             known[make] = [self.derived(key, make) for key in sorted(self.keys(kind))]
         return known[make]
 
+    def memo(self, key: Key, make: Callable[[], T]) -> T:
+        """Return what is computed from many objects; computed once until any of them all changes."""
+        if key not in self._memos:
+            self._memos[key] = make()
+        found: T = self._memos[key]
+        return found
+
+    def take_in(self, body: Manifest) -> None:
+        """Put an object that anybody may have written. One that cannot be taken in is left out, with a line in the log.
+
+        It must not keep the others of a list out, nor the operator from starting.
+        """
+        try:
+            self.put(body)
+        except Exception:  # as in the loop: whatever is wrong with one object, the others go on
+            log.exception("%s cannot be taken in and is left out", "/".join(key_of(body)))
+
     def put(self, body: Manifest, author: Key | None = None) -> bool:
-        """Take in an object unless a newer version is known; tell whether anything changed."""
+        """Take in an object unless a newer version is known; tell whether anything changed.
+
+        Raises ValueError for one that is nested deeper than DEEPEST levels.
+        """
         key, version, body = key_of(body), _version(body), _readable(body)
         known = self._objects.get(key)
         if known is not None and not _is_newer(body, known):
             return False
         if self._tombs.get(key, -1) >= version:
             return False
+        body = slim(body)
         if known is not None:
             self._unlink(key, known)
         self._tombs.pop(key, None)
-        body = self._objects[key] = slim(body)
+        self._objects[key] = body
         self._by_kind[key[0], key[1]].add(key)
         for parent in parents(body):
             self._children[parent].add(key)
@@ -114,7 +158,7 @@ class View:
         there = set()
         for body in bodies:
             there.add(key_of(body))
-            self.put(body)
+            self.take_in(body)
         for key in sorted(known_before - there):
             if key in self._objects:
                 self._forget(key)
@@ -132,6 +176,7 @@ class View:
         self.on_change(body, None, None)
 
     def _forget_derived(self, key: Key) -> None:
+        self._memos.clear()
         self._derived.pop(key, None)
         self._derived_lists.pop(key[0], None)
 
@@ -159,20 +204,41 @@ def slim(body: Manifest) -> Manifest:
     return {intern(field): _with_shared_names(value) for field, value in slimmed.items()}
 
 
-def _with_shared_names(value: Any) -> Any:
-    """Return a value whose fields' names are kept in memory once, and not once an object."""
+def _with_shared_names(value: Any, levels: int = DEEPEST) -> Any:
+    """Return a value whose fields' names are kept in memory once, and not once an object.
+
+    Raises ValueError for one with more levels: nothing that looks at it may run out of stack.
+    """
+    if levels == 0:
+        raise ValueError(f"it is nested deeper than {DEEPEST} levels")
     if isinstance(value, dict):
-        return {intern(name): _with_shared_names(item) for name, item in value.items()}
+        return {intern(name): _with_shared_names(item, levels - 1) for name, item in value.items()}
     if isinstance(value, list):
-        return [_with_shared_names(item) for item in value]
+        return [_with_shared_names(item, levels - 1) for item in value]
     return value
 
 
-_KEPT = (ANNOTATION_NODE, ANNOTATION_APPLIED)
+_KEPT = (
+    ANNOTATION_NODE,
+    ANNOTATION_PEERS,
+    ANNOTATION_APPLIED,
+    ANNOTATION_BOOT,
+    ANNOTATION_DELETION_COST,
+    ANNOTATION_REMOVES,
+    ANNOTATION_ROOM,
+    ANNOTATION_VERIFIES,
+)
 
 
 def _slim_spec(spec: Manifest) -> Manifest:
-    kept: Manifest = {name: spec[name] for name in ("nodeName", "readinessGates") if name in spec}
+    kept: Manifest = {name: spec[name] for name in ("nodeName", "readinessGates", "suspend") if name in spec}
+    weights = [
+        {"persistentVolumeClaim": {"claimName": name}}
+        for volume in spec.get("volumes") or ()
+        if (name := (volume.get("persistentVolumeClaim") or {}).get("claimName", "")).endswith("-serve")
+    ]
+    if weights:
+        kept["volumes"] = weights
     if "containers" in spec:
         kept["containers"] = [
             {name: value for name, value in container.items() if name in {"name", "resources"}}
@@ -194,7 +260,8 @@ def parents(body: Manifest) -> list[Key]:
         found.append(("LLMDeployment", namespace, labels[LABEL_DEPLOYMENT]))
     if LABEL_CACHE in labels:
         found.append(("ModelCache", namespace, labels[LABEL_CACHE]))
-    if body["kind"] == "Job" and ANNOTATION_NODE in (metadata.get("annotations") or {}):
+    of_a_keeper = labels.get(LABEL_COMPONENT) == COMPONENT_KEEPER
+    if (body["kind"] == "Job" or of_a_keeper) and ANNOTATION_NODE in (metadata.get("annotations") or {}):
         found.append(("Node", "", metadata["annotations"][ANNOTATION_NODE]))
     return found
 
@@ -216,7 +283,7 @@ _OURS = ("LLMDeployment", "ModelCache")
 def _is_a_status(status: Any) -> bool:
     if not isinstance(status, dict):
         return False
-    lists = [status.get(field) or [] for field in ("conditions", "nodes", "children")]
+    lists = [status.get(field) or [] for field in ("conditions", "nodes", "children", "quarantined")]
     return (
         all(isinstance(items, list) and all(isinstance(item, dict) for item in items) for items in lists)
         and isinstance(status.get("cache") or {}, dict)
@@ -232,8 +299,7 @@ def _is_newer(body: Manifest, known: Manifest) -> bool:
 
 def _version(body: Manifest) -> int:
     """Return the resourceVersion as a number: since Kubernetes 1.35 they are documented to compare."""
-    text = str(body["metadata"].get("resourceVersion", "0"))
-    return int(text) if text.isdigit() else 0
+    return parse_count(body["metadata"].get("resourceVersion")) or 0
 
 
 def _uid(body: Manifest) -> str:

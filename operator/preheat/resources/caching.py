@@ -11,15 +11,19 @@ Security `restricted` holds. A model pod mounts serve: the scheduler itself keep
 make and warm are there once per namespace, serve once per cache.
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
+from preheat.api.base import APIModel
 from preheat.api.constants import (
+    ANNOTATION_BOOT,
     ANNOTATION_NODE,
+    ANNOTATION_NODES_FIRST,
+    ANNOTATION_RESOLVED,
+    ANNOTATION_ROOM,
     API_VERSION,
     COMPONENT_WARMER,
     LABEL_CACHE,
@@ -32,18 +36,17 @@ from preheat.api.constants import (
     NODE_LABEL_READY,
     PORT_WARMER,
 )
+from preheat.api.gpu import GPU_TAINTS
 from preheat.api.llmdeployment import LLMDeployment
-from preheat.api.modelcache import ModelCache, ModelFormat, PlacementSpec, Toleration
+from preheat.api.modelcache import CacheMode, ModelCache, ModelFormat, PlacementSpec, Toleration
 from preheat.config import OperatorConfig
 from preheat.errors import InvalidSpec
 from preheat.resources import names
-from preheat.resources.metadata import Manifest, child, stamped
+from preheat.resources.jobs import make_container, make_pod, on_node, tries
+from preheat.resources.metadata import Manifest, child
 from preheat.resources.overlay import without_nulls
-from preheat.resources.pod import container_security, pod_security
-from preheat.resources.serving import cache_source
-
-CLAIM_SIZE = "1Gi"
-"""Volumes on a node's disk know no size; the API asks for one. The warmer checks the real free space."""
+from preheat.resources.serving import cache_source, cache_storage
+from preheat.resources.volumes import ANYWHERE, folder, folder_made, make_claim, make_volume
 
 DEFAULT_INCLUDES = {
     ModelFormat.GGUF: ["*.gguf", "*.json"],
@@ -51,8 +54,13 @@ DEFAULT_INCLUDES = {
 }
 
 
-def make_cache(service: LLMDeployment, name: str, nodes: int) -> Manifest:
-    """Ask for the service's weights on as many nodes as it needs."""
+def make_cache(
+    service: LLMDeployment, name: str, nodes: int, resolved: str = "", first: Sequence[str] = ()
+) -> Manifest:
+    """Ask for the service's weights on as many nodes as it needs, or on its volume.
+
+    ``resolved``: the digest of the image that its pods name already. ``first``: the nodes that get them before others.
+    """
     gpu, asked = service.spec.hardware.gpu, wanted_placement(service)
     placement: dict[str, Any] = {
         "gpuTypes": [kind.value for kind in asked.gpu_types],
@@ -61,12 +69,20 @@ def make_cache(service: LLMDeployment, name: str, nodes: int) -> Manifest:
             {"key": gpu.resource_name, "operator": "Exists"},
             *(toleration.to_api() for toleration in asked.tolerations),
         ],
-        "nodes": nodes,
     }
     spec: dict[str, Any] = {"source": cache_source(service), "placement": placement}
+    if service.spec.cache.mode is not CacheMode.SHARED:
+        placement["nodes"] = nodes
+    if storage := cache_storage(service):
+        spec["storage"] = storage
     if service.spec.cache.max_bytes_per_second is not None:
         spec["maxBytesPerSecond"] = service.spec.cache.max_bytes_per_second
-    return child(API_VERSION, "ModelCache", name, service, {LABEL_DEPLOYMENT: service.name}, spec=spec)
+    labels = {LABEL_DEPLOYMENT: service.name}
+    told = {ANNOTATION_NODES_FIRST: ",".join(first)} if first else None
+    body = child(API_VERSION, "ModelCache", name, service, labels, told, spec=spec)
+    if resolved:
+        body["metadata"]["annotations"][ANNOTATION_RESOLVED] = resolved
+    return body
 
 
 def wanted_placement(service: LLMDeployment) -> PlacementSpec:
@@ -92,23 +108,28 @@ def wanted_placement(service: LLMDeployment) -> PlacementSpec:
 
 def cache_key(cache: ModelCache) -> str:
     """Return the cache's key: its folder's name and its node label."""
-    source = cache.spec.source.model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude_defaults=True
-    )
-    return names.cache_key(cache.namespace, cache.name, source)
+    return names.cache_key(cache.namespace, cache.name, _given(cache.spec.source), _given(cache.spec.storage))
 
 
 def same_source(cache: ModelCache, service: LLMDeployment) -> bool:
-    """Tell whether a cache holds the very bytes that a service asks for."""
-    theirs = cache.spec.source.model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude_defaults=True
-    )
-    return theirs == cache_source(service)
+    """Tell whether a cache holds the very bytes that a service asks for, where it asks for them."""
+    theirs = _given(cache.spec.source), _given(cache.spec.storage)
+    return theirs == (cache_source(service), cache_storage(service))
+
+
+def _given(part: APIModel) -> dict[str, Any]:
+    """Return what of a part of a spec is not as it is when left out."""
+    return part.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
 
 
 def made_for(cache: ModelCache) -> str | None:
     """Return the service that made a cache for itself, None for one that a person made."""
     return cache.labels.get(LABEL_DEPLOYMENT)
+
+
+def lies_on_disks(cache: ModelCache) -> bool:
+    """Tell whether a cache's weights take up room on the disks of nodes, where keepers and budgets look after them."""
+    return cache.spec.storage.mode is CacheMode.NODE
 
 
 def node_label(key: str) -> str:
@@ -122,16 +143,28 @@ class Place:
 
     ``home``: the folder that they mount. ``volumes``: the key in the names of make and warm.
     ``folder``: the cache's own folder below home, empty when home is its own.
+    ``narrow``: whether its serve volume shows that folder alone, as volumes of older releases do.
     """
 
     home: str
     volumes: str
     folder: str
+    narrow: bool = False
 
     @property
     def path(self) -> str:
         """The cache's own folder."""
         return f"{self.home}/{self.folder}" if self.folder else self.home
+
+    @property
+    def shown(self) -> str:
+        """The folder that the serve volume shows.
+
+        It is the namespace's, which only root can replace: whoever may start pods in a namespace can put a link in
+        the place of the cache's own folder, and the kubelet would follow it anywhere on the node. What lies below
+        the volume's own folder (subPath) it opens without following links out of it.
+        """
+        return self.path if self.narrow else self.home
 
 
 def place_of(cache: ModelCache, paths: Mapping[str, str], config: OperatorConfig) -> Place:
@@ -144,28 +177,32 @@ def place_of(cache: ModelCache, paths: Mapping[str, str], config: OperatorConfig
     key, shared = cache_key(cache), names.namespace_key(cache.namespace)
     home = paths.get(names.volume_name(shared, "warm"), f"{config.cache_root}/{cache.namespace}")
     place = Place(home, shared, key)
-    own = paths.get(names.volume_name(key, "serve"), place.path)
-    return place if own == place.path else Place(own, key, "")
+    shown = paths.get(names.volume_name(key, "serve"), place.home)
+    if shown in {place.home, place.path}:
+        return replace(place, narrow=shown == place.path)
+    return Place(shown, key, "", narrow=True) if shows_one_cache(shown, key) else Place(shown, key, key)
+
+
+def shows_one_cache(path: str, key: str) -> bool:
+    """Tell whether a serve volume of this path shows its cache's folder alone: one of an older release."""
+    return path.endswith(f"/{key}")
 
 
 def make_volumes(cache: ModelCache, place: Place) -> list[Manifest]:
     """Return the PersistentVolumes. They are cluster-scoped, so no owner can delete them: we do."""
-    key = cache_key(cache)
-    anywhere = {"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}
+    key, namespace = cache_key(cache), cache.namespace
     complete = {"key": node_label(key), "operator": "In", "values": [NODE_LABEL_READY]}
-    make = {"hostPath": {"path": place.home, "type": "DirectoryOrCreate"}}
     labels = {
         LABEL_MANAGED_BY: MANAGED_BY,
         LABEL_CACHE: names.fit(cache.name, 63),
-        LABEL_CACHE_NAMESPACE: cache.namespace,
+        LABEL_CACHE_NAMESPACE: namespace,
     }
     both = {k: v for k, v in labels.items() if k != LABEL_CACHE or not place.folder}
+    make, warm = (names.volume_name(place.volumes, role) for role in ("make", "warm"))
     return [
-        _volume(cache, names.volume_name(place.volumes, "make"), both, make, anywhere),
-        _volume(
-            cache, names.volume_name(place.volumes, "warm"), both, {"local": {"path": place.home}}, anywhere
-        ),
-        _volume(cache, names.volume_name(key, "serve"), labels, {"local": {"path": place.path}}, complete),
+        make_volume(namespace, make, both, folder_made(place.home), ANYWHERE),
+        make_volume(namespace, warm, both, folder(place.home), ANYWHERE),
+        make_volume(namespace, names.volume_name(key, "serve"), labels, folder(place.shown), complete),
     ]
 
 
@@ -179,66 +216,69 @@ def make_claims(cache: ModelCache, place: Place) -> list[Manifest]:
     its_own = {**common, LABEL_CACHE: cache.name}
     shared = {**common, LABEL_CACHE_NAMESPACE: cache.namespace} if place.folder else its_own
     return [
-        *(_claim(cache, names.volume_name(place.volumes, role), shared) for role in ("make", "warm")),
-        _claim(cache, names.volume_name(cache_key(cache), "serve"), its_own),
+        *(
+            make_claim(cache.namespace, names.volume_name(place.volumes, role), shared)
+            for role in ("make", "warm")
+        ),
+        make_claim(cache.namespace, names.volume_name(cache_key(cache), "serve"), its_own),
     ]
 
 
-def _claim(cache: ModelCache, name: str, labels: dict[str, str]) -> Manifest:
-    return stamped(
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": name, "namespace": cache.namespace, "labels": labels},
-            "spec": {
-                "storageClassName": "",
-                "volumeName": name,
-                "accessModes": ["ReadWriteMany"],
-                "resources": {"requests": {"storage": CLAIM_SIZE}},
-            },
-        }
-    )
+def make_warmer(
+    cache: ModelCache, node: str, place: Place, config: OperatorConfig, *, boot: str = "", waits: bool = False
+) -> Manifest:
+    """Fetch and verify the weights on one node. ``boot``: which of its starts the node is in.
+
+    ``waits``: the Job is suspended until the node's own loop gives it room on the disk (``decide/budget.py``).
+    """
+    return warmer_job(cache, node, _warmer_pod(cache, node, place, config), boot=boot, waits=waits)
 
 
-def make_warmer(cache: ModelCache, node: str, place: Place, config: OperatorConfig) -> Manifest:
-    """Fetch and verify the weights on one node."""
-    labels = {LABEL_CACHE: cache.name, LABEL_COMPONENT: COMPONENT_WARMER}
+def warmer_job(
+    cache: ModelCache,
+    site: str,
+    pod: Manifest,
+    *,
+    boot: str = "",
+    waits: bool = False,
+    component: str = COMPONENT_WARMER,
+) -> Manifest:
+    """Return the Job that runs a warmer. ``site``: the node that it works for, or what stands in a node's place."""
+    labels = {LABEL_CACHE: cache.name, LABEL_COMPONENT: component}
     body = child(
         "batch/v1",
         "Job",
-        names.warmer_name(cache.name, node),
+        names.warmer_name(cache.name, site),
         cache,
         labels,
         spec={
-            "backoffLimit": 6,
-            "podFailurePolicy": {
-                "rules": [
-                    # 2: it will not get better by itself (wrong digest, not found, not allowed)
-                    {
-                        "action": "FailJob",
-                        "onExitCodes": {"containerName": "warmer", "operator": "In", "values": [2]},
-                    },
-                    {
-                        "action": "Ignore",
-                        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
-                    },
-                ]
-            },
+            **({"suspend": True} if waits else {}),
+            **tries("warmer"),
             "template": {
                 "metadata": {
                     "labels": {**labels, LABEL_MANAGED_BY: MANAGED_BY},
-                    "annotations": {ANNOTATION_NODE: node},
+                    "annotations": {ANNOTATION_NODE: site},
                 },
-                "spec": _warmer_pod(cache, node, place, config),
+                "spec": pod,
             },
         },
     )
-    body["metadata"]["annotations"][ANNOTATION_NODE] = node
+    body["metadata"]["annotations"] |= {ANNOTATION_NODE: site, ANNOTATION_BOOT: boot}
     return body
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What a warmer's pod can reach, and where it runs."""
+
+    volumes: list[Manifest]
+    mounts: list[Manifest]
+    node_affinity: Manifest
+    """Of the terms that must hold; empty: any node."""
+    pull_secrets: tuple[str, ...] = ()
+
+
 def _warmer_pod(cache: ModelCache, node: str, place: Place, config: OperatorConfig) -> Manifest:
-    source = cache.spec.source
     volumes: list[Manifest] = [
         {"name": role, "persistentVolumeClaim": {"claimName": names.volume_name(place.volumes, role)}}
         for role in ("make", "warm")
@@ -247,6 +287,13 @@ def _warmer_pod(cache: ModelCache, node: str, place: Place, config: OperatorConf
         {"name": "make", "mountPath": "/run/preheat/make", "readOnly": True},
         {"name": "warm", "mountPath": "/cache"},
     ]
+    settings = warmer_settings(cache, node, f"/cache/{place.folder}".rstrip("/"), config)
+    return warmer_pod(cache, with_source(cache, Reach(volumes, mounts, on_node(node))), settings, config)
+
+
+def with_source(cache: ModelCache, reach: Reach) -> Reach:
+    """Add what a warmer that fetches needs besides: the claim of a pvc:// source, and credentials."""
+    source, volumes, mounts = cache.spec.source, [*reach.volumes], [*reach.mounts]
     if source.uri.startswith("pvc://"):
         claim = source.uri.removeprefix("pvc://").split("/", 1)[0]
         volumes.append({"name": "source", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
@@ -261,89 +308,53 @@ def _warmer_pod(cache: ModelCache, node: str, place: Place, config: OperatorConf
         mounts.append(
             {"name": "credentials", "mountPath": "/var/run/secrets/preheat/credentials", "readOnly": True}
         )
-    here = {"key": "metadata.name", "operator": "In", "values": [node]}
-    return {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": pod_security(),
-        "affinity": {
-            "nodeAffinity": {
-                "requiredDuringSchedulingIgnoredDuringExecution": {
-                    "nodeSelectorTerms": [{"matchFields": [here]}]
-                }
-            }
-        },
-        "tolerations": tolerations(cache),
-        "containers": [
-            {
-                "name": "warmer",
-                "image": config.warmer_image,
-                "imagePullPolicy": "IfNotPresent",
-                "env": [
-                    {"name": "PREHEAT_WARMER_CONFIG", "value": _warmer_config(cache, node, place, config)}
-                ],
-                "ports": [{"name": "progress", "containerPort": PORT_WARMER, "protocol": "TCP"}],
-                "resources": {
-                    "requests": {"cpu": "100m", "memory": "128Mi"},
-                    "limits": {"memory": "1Gi"},
-                },
-                "securityContext": container_security(),
-                "volumeMounts": mounts,
-            }
-        ],
-        "volumes": volumes,
-    }
+    return replace(reach, volumes=volumes, mounts=mounts)
 
 
-def _warmer_config(cache: ModelCache, node: str, place: Place, config: OperatorConfig) -> str:
+def warmer_pod(
+    cache: ModelCache, reach: Reach, settings: Mapping[str, Any], config: OperatorConfig
+) -> Manifest:
+    """Return a warmer's pod. ``settings``: its configuration (contract: runtime/warmer/README.md)."""
+    container = make_container(
+        "warmer",
+        settings,
+        config,
+        port=("progress", PORT_WARMER),
+        requests={"cpu": "100m", "memory": "128Mi"},
+        memory="1Gi",
+        mounts=reach.mounts,
+    )
+    room = {"fieldRef": {"fieldPath": f"metadata.annotations['{ANNOTATION_ROOM}']"}}
+    container["env"].append({"name": "PREHEAT_ROOM_BYTES", "valueFrom": room})
+    pod = make_pod(
+        container, affinity=reach.node_affinity, tolerations=tolerations(cache), volumes=reach.volumes
+    )
+    secrets = [{"name": name} for name in reach.pull_secrets]
+    return {**pod, "imagePullSecrets": secrets} if secrets else pod
+
+
+def warmer_settings(cache: ModelCache, site: str, destination: str, config: OperatorConfig) -> dict[str, Any]:
+    """Return the configuration of a warmer that fetches."""
     source = cache.spec.source
     hub = source.uri.startswith("hf://")
-    settings = {
+    return {
         "source": {"uri": source.uri, "revision": source.revision},
         "hfEndpoint": (source.endpoint if hub else None) or config.hf_endpoint,
         "files": [file.to_api() for file in source.files],
         "include": source.include or DEFAULT_INCLUDES.get(source.format, []),
         "allowPickle": source.format is ModelFormat.PICKLE,
-        "destination": f"/cache/{place.folder}".rstrip("/"),
+        "destination": destination,
         "sourceDirectory": "/source",
         "listenPort": PORT_WARMER,
         "maxBytesPerSecond": cache.spec.max_bytes_per_second,
         "parallelism": 4,
-        "nodeName": node,
+        "nodeName": site,
         **({"endpoint": source.endpoint} if source.endpoint and not hub else {}),
     }
-    return json.dumps(settings, sort_keys=True).replace("$", "$$")
 
 
 def tolerations(cache: ModelCache) -> list[Manifest]:
-    """Return what a warmer tolerates: the taint that GPU nodes carry by custom, and what the user adds."""
-    custom = {"key": "nvidia.com/gpu", "operator": "Exists"}
+    """Return what a warmer tolerates: the taints that GPU nodes carry by custom, and what the user adds."""
+    custom = [{"key": key, "operator": "Exists"} for key in GPU_TAINTS]
     asked = [toleration.to_api() for toleration in cache.spec.placement.tolerations]
-    return [custom, *(toleration for toleration in asked if toleration != custom)]
-
-
-def _volume(
-    cache: ModelCache, name: str, labels: dict[str, str], where: Manifest, node: Manifest
-) -> Manifest:
-    return stamped(
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": name, "labels": labels},
-            "spec": {
-                "capacity": {"storage": CLAIM_SIZE},
-                "accessModes": ["ReadWriteMany"],
-                "persistentVolumeReclaimPolicy": "Retain",
-                "storageClassName": "",
-                "claimRef": {
-                    "apiVersion": "v1",
-                    "kind": "PersistentVolumeClaim",
-                    "namespace": cache.namespace,
-                    "name": name,
-                },
-                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [node]}]}},
-                **where,
-            },
-        }
-    )
+    return [*custom, *(toleration for toleration in asked if toleration not in custom)]

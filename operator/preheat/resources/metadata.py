@@ -23,6 +23,7 @@ def child(
     name: str,
     owner: LLMDeployment | ModelCache,
     labels: dict[str, str],
+    annotations: dict[str, str] | None = None,
     **body: Any,
 ) -> Manifest:
     """Return a namespaced object that its owner controls, with the hash of itself as an annotation."""
@@ -34,6 +35,7 @@ def child(
             "namespace": owner.namespace,
             "labels": {**_propagated(owner.labels), LABEL_MANAGED_BY: MANAGED_BY, **labels},
             "ownerReferences": [owner_reference(owner)],
+            **({"annotations": annotations} if annotations else {}),
         },
         **body,
     }

@@ -38,17 +38,24 @@ def child_name(service: str, revision: str, gpu_type: GPUType) -> str:
     return fit(f"{service}-{revision}-{short_gpu(gpu_type)}")
 
 
-def cache_name(service: str, source: dict[str, Any]) -> str:
-    """Name of the ModelCache that a service makes for itself."""
-    return fit(f"{service}-{digest(source, 8)}")
+def scaler_name(service: str) -> str:
+    """Name of the ControllerRevision that holds what a scaler must not forget."""
+    return f"{service}-scaler"
 
 
-def cache_key(namespace: str, cache: str, source: dict[str, Any]) -> str:
-    """Name of a cache's folder on every node and of its node label: 16 hex digits.
+def cache_name(service: str, source: dict[str, Any], storage: dict[str, Any] | None = None) -> str:
+    """Name of the ModelCache that a service makes for itself. ``storage``: left out, or empty, for node disks."""
+    return fit(f"{service}-{digest([source, storage] if storage else source, 8)}")
+
+
+def cache_key(
+    namespace: str, cache: str, source: dict[str, Any], storage: dict[str, Any] | None = None
+) -> str:
+    """Name of a cache's folder wherever it lies, and of its node label: 16 hex digits.
 
     The namespace is part of it: weights are never shared between namespaces.
     """
-    return digest([namespace, cache, source], 16)
+    return digest([namespace, cache, source, *([storage] if storage else ())], 16)
 
 
 def namespace_key(namespace: str) -> str:
@@ -74,3 +81,23 @@ def key_of_volume(name: str, role: str) -> str | None:
 def warmer_name(cache: str, node: str) -> str:
     """Name of the Job that warms one node."""
     return fit(f"{fit(cache, NAME_LIMIT - 9)}-{digest(node, 8)}")
+
+
+def keeper_key() -> str:
+    """Name, in volumes, of what every keeper mounts: the folder that all namespaces' weights lie in."""
+    return digest(["keeper"], 16)
+
+
+def keeper_name(node: str) -> str:
+    """Name of the Job that keeps one node's disk right."""
+    return fit(f"preheat-keeper-{node}")
+
+
+def seeder_name(cache: str, node: str) -> str:
+    """Name of the Job that serves a cache's weights from one node: never that of a warmer."""
+    return fit(f"{fit(cache, NAME_LIMIT - 9)}-{digest(['seeder', node], 8)}")
+
+
+def seeders_name(cache: str) -> str:
+    """Name of the NetworkPolicy of a cache's seeders."""
+    return fit(f"{cache}-seeders-{digest(['seeders', cache], 8)}", 63)

@@ -27,13 +27,14 @@ from preheat.api.constants import (
     RUN_AS,
     WEIGHTS_DIRECTORY,
 )
-from preheat.api.gpu import GPU_MODELS, LABEL_ACCELERATOR, LABEL_PRODUCT, GPUType
+from preheat.api.gpu import GPU_MODELS, GPU_TAINT, LABEL_ACCELERATOR, LABEL_PRODUCT, GPUType
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.config import OperatorConfig
 from preheat.errors import InvalidSpec
 from preheat.resources import patterns
 from preheat.resources.engines.base import Rendering
 from preheat.resources.metadata import Manifest
+from preheat.resources.weights import Weights
 
 ENDPOINT_DELAY_SECONDS = 3
 """Between "not ready" and the last new connection: endpoints and kube-proxy rules need that long."""
@@ -51,13 +52,12 @@ def pod_template(
     *,
     gpu_type: GPUType,
     revision: str,
-    claim: str,
+    weights: Weights,
     config: OperatorConfig,
 ) -> Manifest:
     """Return the template of one revision's pods on one GPU type.
 
-    ``claim`` is the volume with the weights, which binds only on nodes that hold them complete and
-    verified. The model repository lies in annotations and is mounted from there: a revision is all in
+    ``weights`` says how they reach theirs, and on which nodes they can. The model repository lies in annotations and is mounted from there: a revision is all in
     one piece, and no other object can get lost or change under it.
     """
     runtime = service.spec.runtime
@@ -82,12 +82,17 @@ def pod_template(
             + ENDPOINT_DELAY_SECONDS
             + GRACE_MARGIN_SECONDS,
             "securityContext": pod_security(),
-            "affinity": {"nodeAffinity": node_affinity([gpu_type], service.spec.hardware.node_selector)},
+            "affinity": {
+                "nodeAffinity": node_affinity(
+                    [gpu_type], {**service.spec.hardware.node_selector, **weights.node_labels}
+                )
+            },
             "tolerations": tolerations(service),
-            "initContainers": [_agent(service, rendering, config)],
-            "containers": [_engine(service, rendering)],
+            **({"imagePullSecrets": [{"name": weights.pull_secret}]} if weights.pull_secret else {}),
+            "initContainers": [_agent(service, rendering, weights, config)],
+            "containers": [_engine(service, rendering, weights)],
             "volumes": [
-                {"name": "weights", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}},
+                {"name": "weights", **weights.volume},
                 {"name": "repository", "downwardAPI": {"items": _repository(rendering)}},
                 {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": runtime.shared_memory}},
                 {"name": "tmp", "emptyDir": {}},
@@ -133,10 +138,16 @@ def node_affinity(gpu_types: list[GPUType], node_selector: dict[str, str]) -> Ma
 
 
 def tolerations(service: LLMDeployment) -> list[Manifest]:
-    """Return what a replica tolerates: the taint that GPU nodes carry by custom, and what the user adds."""
+    """Return what a replica tolerates: the taints that its nodes carry by custom, and what the user adds.
+
+    A node whose GPUs are shared or split (nvidia.com/gpu.shared, nvidia.com/mig-...) is tainted as any other.
+    """
     hardware = service.spec.hardware
     return [
-        {"key": hardware.gpu.resource_name, "operator": "Exists"},
+        *(
+            {"key": key, "operator": "Exists"}
+            for key in dict.fromkeys((hardware.gpu.resource_name, GPU_TAINT))
+        ),
         *(toleration.to_api() for toleration in hardware.tolerations),
     ]
 
@@ -145,7 +156,9 @@ def _pod_uid() -> Manifest:
     return {"name": "POD_UID", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}}
 
 
-def _agent(service: LLMDeployment, rendering: Rendering, config: OperatorConfig) -> Manifest:
+def _agent(
+    service: LLMDeployment, rendering: Rendering, weights: Weights, config: OperatorConfig
+) -> Manifest:
     alive = {"httpGet": {"path": "/healthz", "port": PORT_AGENT}}
     return {
         "name": "agent",
@@ -154,7 +167,7 @@ def _agent(service: LLMDeployment, rendering: Rendering, config: OperatorConfig)
         "restartPolicy": "Always",
         "env": [
             _pod_uid(),
-            {"name": "PREHEAT_AGENT_CONFIG", "value": agent_config(service, rendering)},
+            {"name": "PREHEAT_AGENT_CONFIG", "value": agent_config(service, rendering, weights)},
         ],
         "ports": [{"name": "agent", "containerPort": PORT_AGENT, "protocol": "TCP"}],
         "startupProbe": {**alive, "periodSeconds": 1, "failureThreshold": 120, "timeoutSeconds": 2},
@@ -166,13 +179,13 @@ def _agent(service: LLMDeployment, rendering: Rendering, config: OperatorConfig)
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": container_security(),
         "volumeMounts": [
-            {"name": "weights", "mountPath": WEIGHTS_DIRECTORY, "subPath": "model", "readOnly": True},
+            _weights_mount(weights),
             {"name": "tmp", "mountPath": "/tmp", "subPath": "agent"},  # noqa: S108 - a pod's own emptyDir
         ],
     }
 
 
-def agent_config(service: LLMDeployment, rendering: Rendering) -> str:
+def agent_config(service: LLMDeployment, rendering: Rendering, weights: Weights) -> str:
     """Return the agent's configuration as JSON (the contract is in runtime/agent/README.md).
 
     Raises InvalidSpec for an expectation that is no regular expression.
@@ -188,7 +201,7 @@ def agent_config(service: LLMDeployment, rendering: Rendering) -> str:
         "inputName": rendering.input_name,
         "outputName": rendering.output_name,
     }
-    settings = {
+    settings: dict[str, Any] = {
         "modelName": rendering.models[-1],
         "models": list(rendering.models),
         "engineHTTP": f"http://127.0.0.1:{PORT_HTTP}",
@@ -198,16 +211,24 @@ def agent_config(service: LLMDeployment, rendering: Rendering) -> str:
         "weightsDirectory": WEIGHTS_DIRECTORY,
         "listenPort": PORT_AGENT,
         "canary": canary,
-        "stallSeconds": health.stall_seconds,
         "drainTimeoutSeconds": service.spec.runtime.drain_seconds,
         "endpointDelaySeconds": ENDPOINT_DELAY_SECONDS,
     }
+    if health.stall_seconds is not None:
+        settings["stallSeconds"] = health.stall_seconds
+    if not weights.published:
+        settings["checkWeights"] = False
     # Kubernetes expands $(NAME) in values and halves $$; what a user wrote must reach the agent as it is.
     text = json.dumps(settings, sort_keys=True).replace("$", "$$")
     return text.removesuffix("}") + ', "adminKey": "$(POD_UID)"}'
 
 
-def _engine(service: LLMDeployment, rendering: Rendering) -> Manifest:
+def _weights_mount(weights: Weights) -> Manifest:
+    below = {"subPath": weights.sub_path} if weights.sub_path else {}
+    return {"name": "weights", "mountPath": WEIGHTS_DIRECTORY, **below, "readOnly": True}
+
+
+def _engine(service: LLMDeployment, rendering: Rendering, weights: Weights) -> Manifest:
     runtime, gpu = service.spec.runtime, service.spec.hardware.gpu
     amounts = {"memory": runtime.resources.memory, gpu.resource_name: str(gpu.count)}
     files = [
@@ -255,7 +276,7 @@ def _engine(service: LLMDeployment, rendering: Rendering) -> Manifest:
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": container_security(),
         "volumeMounts": [
-            {"name": "weights", "mountPath": WEIGHTS_DIRECTORY, "subPath": "model", "readOnly": True},
+            _weights_mount(weights),
             *files,
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
             {"name": "tmp", "mountPath": "/tmp", "subPath": "engine"},  # noqa: S108

@@ -1,11 +1,22 @@
 """The children of an LLMDeployment, one function each."""
 
+import copy
 import json
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from preheat.api.constants import (
+    ANNOTATION_APPLIED,
+    ANNOTATION_BASELINE,
+    ANNOTATION_MEMORY,
+    ANNOTATION_MEMORY_TIME,
+    ANNOTATION_SERVED,
+    ANNOTATION_SOAKED,
+    ANNOTATION_VERDICT,
     COMPONENT_ENGINE,
+    COMPONENT_SCALER,
+    LABEL_CACHE,
     LABEL_COMPONENT,
     LABEL_DEPLOYMENT,
     LABEL_GPU_TYPE,
@@ -19,6 +30,8 @@ from preheat.api.constants import (
 )
 from preheat.api.gpu import GPUType
 from preheat.api.llmdeployment import LLMDeployment
+from preheat.api.quantity import parse_count
+from preheat.api.template import ENGINE
 from preheat.config import OperatorConfig
 from preheat.resources import names
 from preheat.resources.engines import ENGINES
@@ -26,6 +39,12 @@ from preheat.resources.metadata import Manifest, child, stamped
 from preheat.resources.overlay import overlay
 from preheat.resources.pod import container_security, pod_template, selector
 from preheat.resources.template_check import check_template
+from preheat.resources.weights import weights_of
+
+MARKS = (ANNOTATION_VERDICT, ANNOTATION_SERVED, ANNOTATION_SOAKED, ANNOTATION_BASELINE)
+"""What is remembered of a revision. Its data cannot change; its annotations can."""
+SPEC_PARTS = frozenset({"model", "runtime", "template", "health", "hardware", "cache"})
+"""Of the spec: what a revision was made of."""
 
 NEVER_SECONDS = 2**31 - 1
 """A progress deadline that never comes: a load is watched by progress, not by the Deployment's clock."""
@@ -44,6 +63,14 @@ class Revision:
     number: int
     gpu_type: GPUType
     data: Manifest
+    marks: Mapping[str, str] = field(default_factory=dict)
+    """Annotations by which it is remembered that it failed or is good (``MARKS``)."""
+
+    @property
+    def spec(self) -> Manifest | None:
+        """The parts of the spec that it was made of; None for one that 0.1.0 stored."""
+        found: Manifest | None = self.data.get("spec")
+        return found
 
     @property
     def template(self) -> Manifest:
@@ -58,15 +85,27 @@ class Revision:
 
     @property
     def claim(self) -> str:
-        """The name of the claim through which pods reach them."""
+        """The name of the claim through which pods reach them; empty for an image."""
         return str(self.data["claim"])
+
+    def gpus(self, resource: str) -> int:
+        """Return how many of a resource one replica holds."""
+        containers: list[Manifest] = (self.template.get("spec") or {}).get("containers") or []
+        engine: Manifest = next((c for c in containers if c.get("name") == ENGINE), {})
+        amount = ((engine.get("resources") or {}).get("limits") or {}).get(resource, "0")
+        return parse_count(amount) or 0
+
+    @property
+    def resolved(self) -> str:
+        """The digest of the image with its weights; empty where they are in none."""
+        return str(self.data.get("resolved", ""))
 
 
 def revision_id(service: LLMDeployment) -> str:
     """Return the hash of everything that changes what a pod runs.
 
     Defaults are left out, so that a new field with a default is no new revision. So are replicas,
-    scaling, cache and rollout settings, and the list of GPU types: they change how many and where,
+    scaling, rollout and most cache settings, and the list of GPU types: they change how many and where,
     not what.
     """
     spec = service.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
@@ -80,32 +119,81 @@ def revision_id(service: LLMDeployment) -> str:
     }
     if spec.get("template"):  # no template is no part of the hash: older ids stay what they are
         wish["template"] = spec["template"]
+    if storage := cache_storage(
+        service
+    ):  # nor are node disks: only pods that reach their weights otherwise differ
+        wish["storage"] = storage
     return names.digest(wish, 10)
 
 
 def render_revision(
-    service: LLMDeployment, gpu_type: GPUType, number: int, cache: str, config: OperatorConfig
+    service: LLMDeployment,
+    gpu_type: GPUType,
+    number: int,
+    cache: str,
+    config: OperatorConfig,
+    resolved: str = "",
+    narrow: Collection[str] = (),
 ) -> Revision:
     """Return the revision that the service's spec asks for on one GPU type.
 
+    ``resolved``: for mode Image the digest of the image, which pods name, whatever a tag stands for later.
+    ``narrow``: the keys of caches whose serve volume shows their folder alone.
     Raises InvalidSpec when the engine cannot do what the spec asks, or the template would break a promise.
     """
     rendering = ENGINES[service.spec.runtime.engine].render(service, config)
     identity = revision_id(service)
-    source = cache_source(service)
-    claim = names.volume_name(names.cache_key(service.namespace, cache, source), "serve")
+    key = names.cache_key(service.namespace, cache, cache_source(service), cache_storage(service))
+    weights = weights_of(service, key, resolved, narrow=key in narrow)
     template = pod_template(
         service,
         rendering,
         gpu_type=gpu_type,
         revision=identity,
-        claim=claim,
+        weights=weights,
         config=config,
     )
     if service.spec.template is not None:
         check_template(service)
         template = overlay(template, service.spec.template, container_security)
-    return Revision(identity, number, gpu_type, {"template": template, "cache": cache, "claim": claim})
+    if weights.sub_path.startswith(f"{key}/"):
+        template = _below(template, key)
+    parts = service.spec.model_dump(
+        mode="json", by_alias=True, exclude_defaults=True, include=set(SPEC_PARTS)
+    )
+    data = {"template": template, "cache": cache, "claim": weights.claim, "spec": parts}
+    if resolved:
+        template["metadata"]["labels"][LABEL_CACHE] = cache
+        data["resolved"] = resolved
+    return Revision(identity, number, gpu_type, data)
+
+
+def _below(template: Manifest, key: str) -> Manifest:
+    """Return a pod template whose mounts of weights are all of this cache's folder, also those that a user lays over it."""
+    found = copy.deepcopy(template)
+    spec = found["spec"]
+    for container in (*spec.get("initContainers", ()), *spec.get("containers", ())):
+        for mount in container.get("volumeMounts", ()):
+            field = "subPathExpr" if mount.get("subPathExpr") else "subPath"
+            below = str(mount.get(field) or "")
+            if mount.get("name") == "weights" and not f"{below}/".startswith(f"{key}/"):
+                mount[field] = f"{key}/{below}".rstrip("/")
+    return found
+
+
+def with_template_of(revision: Revision, deployment: Manifest) -> Revision:
+    """Return a revision with the template that its Deployment runs, if that mounts the same weights.
+
+    It is asked for where the ControllerRevision was deleted: rendered anew it would have this operator's images, and all
+    replicas would restart at once.
+    """
+    template = deployment["spec"]["template"]
+    metadata = {k: v for k, v in (template.get("metadata") or {}).items() if v is not None}
+    volumes = template["spec"].get("volumes") or ()
+    claims = {(volume.get("persistentVolumeClaim") or {}).get("claimName", "") for volume in volumes}
+    if revision.claim and revision.claim not in claims:
+        return revision
+    return replace(revision, data={**revision.data, "template": {**template, "metadata": metadata}})
 
 
 def cache_source(service: LLMDeployment) -> dict[str, Any]:
@@ -113,6 +201,13 @@ def cache_source(service: LLMDeployment) -> dict[str, Any]:
     fields = {"uri", "revision", "format", "files", "include", "endpoint", "credentials"}
     return service.spec.model.model_dump(
         mode="json", by_alias=True, include=fields, exclude_none=True, exclude_defaults=True
+    )
+
+
+def cache_storage(service: LLMDeployment) -> dict[str, Any]:
+    """Return where the weights wait, as its ModelCache has it in spec.storage; empty for node disks."""
+    return service.spec.cache.model_dump(
+        mode="json", by_alias=True, include={"mode", "claim_name"}, exclude_none=True, exclude_defaults=True
     )
 
 
@@ -124,6 +219,7 @@ def make_controller_revision(service: LLMDeployment, revision: Revision) -> Mani
         names.child_name(service.name, revision.id, revision.gpu_type),
         service,
         _labels(service, revision),
+        annotations=dict(revision.marks),
         revision=revision.number,
         data=revision.data,
     )
@@ -138,9 +234,53 @@ def parse_controller_revision(body: Manifest) -> Revision | None:
             data = json.loads(data)
         if not isinstance(data["template"], dict) or not {"cache", "claim"} <= data.keys():
             return None
-        return Revision(labels[LABEL_REVISION], int(body["revision"]), GPUType(labels[LABEL_GPU_TYPE]), data)
-    except (AttributeError, KeyError, TypeError, ValueError):
+        return Revision(
+            labels[LABEL_REVISION],
+            int(body["revision"]),
+            GPUType(labels[LABEL_GPU_TYPE]),
+            data,
+            {
+                key: value
+                for key, value in (body["metadata"].get("annotations") or {}).items()
+                if key in MARKS
+            },
+        )
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return None
+
+
+def as_stored(manifest: Manifest, live: Manifest) -> Manifest:
+    """Return a ControllerRevision's manifest with the data that it has, any other manifest as it is.
+
+    Nobody can change that data. One whose label somebody took away is not seen, and would be rendered anew.
+    """
+    if manifest["kind"] != "ControllerRevision" or manifest.get("data") == live.get("data"):
+        return manifest
+    metadata = manifest["metadata"]
+    annotations = {k: v for k, v in metadata["annotations"].items() if k != ANNOTATION_APPLIED}
+    bare = {k: v for k, v in metadata.items() if k != "annotations"}
+    return stamped(
+        {
+            **manifest,
+            "metadata": {**bare, **({"annotations": annotations} if annotations else {})},
+            "data": live.get("data"),
+        }
+    )
+
+
+def make_scaler_memory(service: LLMDeployment, text: str, time: str) -> Manifest:
+    """Keep what the scaler must not forget. A ControllerRevision's data cannot change; its annotations can."""
+    return child(
+        "apps/v1",
+        "ControllerRevision",
+        names.scaler_name(service.name),
+        service,
+        {LABEL_DEPLOYMENT: service.name, LABEL_COMPONENT: COMPONENT_SCALER},
+        annotations={ANNOTATION_MEMORY: text, ANNOTATION_MEMORY_TIME: time},
+        revision=1,
+        # Without data the API server takes none.
+        data={"annotation": ANNOTATION_MEMORY},
+    )
 
 
 def make_deployment(service: LLMDeployment, revision: Revision, replicas: int) -> Manifest:

@@ -88,3 +88,23 @@ async def test_no_more_silent_pods_are_remembered_than_there_is_room_for(
         client._note_silence(str(number), 1)
     assert set(client._silent) == {"7", "8", "9"}
     await client.close()
+
+
+SIGNALS = b"""{"since": "a", "signals": {"ageSeconds": 1, "came": 5, "ended": 2, "failed": 0, "inService": 2,
+ "waiting": 1, "busySeconds": 7.5, "promptTokens": null, "generatedTokens": 9, "slots": 2}}"""
+
+
+async def test_an_agent_tells_how_much_its_model_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pod(drip=False, body=SIGNALS) as (port, _), asking(monkeypatch, port) as client:
+        reading = (await client.signals({"a": "127.0.0.1"}))["a"]
+    assert (reading.came, reading.waiting, reading.busy_seconds, reading.prompt_tokens) == (5, 1, 7.5, None)
+
+
+async def test_an_agent_that_has_no_signals_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pod(drip=False, body=b'{"signals": null}') as (port, _), asking(monkeypatch, port) as client:
+        assert await client.signals({"a": "127.0.0.1"}) == {}
+
+
+async def test_a_pod_that_answers_with_brackets_is_as_a_silent_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pod(drip=False, body=b"[" * 60_000) as (port, _), asking(monkeypatch, port) as client:
+        assert await client.agents({"a": "127.0.0.1"}) == {}

@@ -114,7 +114,7 @@ UNSETTLED: set[Key] = {service("new"), ("LLMDeployment", "elsewhere", "away"), (
 def test_a_node_concerns_what_is_not_settled(view: View) -> None:
     assert woken(a_node("n"), view) == {NODE, *UNSETTLED}
     assert woken(a_node("n", "2"), view, a_node("n")) == {NODE, *UNSETTLED}
-    assert woken(None, view, a_node("n")) == {NODE, *UNSETTLED}
+    assert woken(None, view, a_node("n")) == {NODE, ORPHANS, *UNSETTLED}
 
 
 def test_a_heartbeat_concerns_nobody(view: View) -> None:

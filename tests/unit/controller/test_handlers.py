@@ -103,3 +103,35 @@ async def test_a_watch_that_begins_anew_of_a_kind_of_which_nothing_is_left_is_no
         for record in caplog.records
         if record.levelno == logging.DEBUG and "watch-stream" in record.msg
     ]
+
+
+async def test_events_are_passed_on_in_order_and_one_that_fails_keeps_no_other_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    is_last = asyncio.Event()
+
+    def takes(_event: str | None, body: dict[str, Any]) -> None:
+        if body["number"] == 500:
+            raise ValueError("of all events, this one")
+        seen.append(body["number"])
+        if body["number"] == 999:
+            is_last.set()
+
+    watching = handlers._Watching(takes, lambda: None)
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+
+    async def works(**_: Any) -> None:
+        for number in range(1000):
+            watching._pass_on("ADDED", {"number": number})
+            await asyncio.sleep(0)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(kopf, "operator", works)
+    task = asyncio.create_task(watching.until_it_ends())
+    await asyncio.wait_for(is_last.wait(), 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert seen == [number for number in range(1000) if number != 500]
+    assert len(told) == 1

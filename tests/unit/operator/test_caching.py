@@ -6,11 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from preheat.api.modelcache import MOST_NODES, ModelCache
 from preheat.config import OperatorConfig
+from preheat.decide.budget import Wait
 from preheat.decide.caching import RETRY_SECONDS, CacheObservation, decide_cache
 from preheat.decide.observed import JobState, JobView, Taint, WarmerReport
 from preheat.decide.plan import POLL_SECONDS, RESYNC_SECONDS, Apply, Delete, Plan
-from preheat.resources.caching import cache_key, make_claims, make_volumes, make_warmer, place_of
+from preheat.resources.caching import Place, cache_key, make_claims, make_volumes, make_warmer, place_of
 from preheat.resources.names import namespace_key
 
 from tests.builders import a_cache, a_node, a_pod
@@ -311,6 +313,29 @@ def test_a_cache_lies_where_its_volumes_say_and_new_ones_where_the_installation_
     assert place_of(cache, {}, moved).home == "/mnt/elsewhere/default"
 
 
+def shown(cache: ModelCache, place: Place) -> str:
+    (serve,) = [v for v in make_volumes(cache, place) if v["metadata"]["name"].endswith("-serve")]
+    path: str = serve["spec"]["local"]["path"]
+    return path
+
+
+def test_pods_are_shown_the_namespaces_folder_that_nobody_in_it_can_replace_by_a_link() -> None:
+    cache = a_cache()
+    key, home = cache_key(cache), "/var/lib/preheat/default"
+    serve = f"preheat-{key}-serve"
+    assert shown(cache, place_of(cache, {}, CONFIG)) == home
+    assert shown(cache, place_of(cache, {serve: home}, CONFIG)) == home
+    # A volume's path can never change: that of an older release stays as it is.
+    older = place_of(cache, {serve: f"{home}/{key}"}, CONFIG)
+    assert (shown(cache, older), older.path) == (f"{home}/{key}", f"{home}/{key}")
+    # Its namespace's volumes are gone and made anew elsewhere.
+    moved = place_of(cache, {serve: home}, OperatorConfig(cache_root="/mnt/elsewhere"))
+    assert (shown(cache, moved), moved.path) == (home, f"{home}/{key}")
+    assert [v["metadata"]["name"] for v in make_volumes(cache, moved)] == [
+        f"preheat-{key}-{role}" for role in ("make", "warm", "serve")
+    ]
+
+
 def test_a_cache_of_an_older_release_keeps_its_own_volumes() -> None:
     cache = a_cache()
     key = cache_key(cache)
@@ -368,3 +393,115 @@ def test_that_no_node_matches_is_told_part_by_part() -> None:
         "0 of 3 nodes match, 2 needed: 2 Ready and schedulable; 2 with gpuTypes nvidia-a10g (there are: nvidia-a10g, "
         "nvidia-l4); 2 with zone=x; 2 without a taint that is not tolerated (team). Add such a node, or ask for less."
     )
+
+
+# --- room on the disks
+
+
+def test_on_a_node_with_a_budget_a_warmer_waits_to_be_let_begin() -> None:
+    def job(node: Any) -> dict[str, Any]:
+        plan = decide(a_cache(), nodes=[node])
+        (found,) = [w.manifest for w in plan.writes if isinstance(w, Apply) and w.manifest["kind"] == "Job"]
+        return found
+
+    assert "suspend" not in job(a_node())["spec"]
+    assert job(a_node(budget_bytes=10**12))["spec"]["suspend"] is True
+
+
+def suspended(node: str = "n1") -> JobView:
+    return replace(a_job(node), suspended=True)
+
+
+def test_why_there_is_no_room_is_told_in_numbers_and_nobody_waits_for_it() -> None:
+    refused = {"n1": Wait("98 MB are needed, and 98 MB of the 150 MB are taken", refused=True)}
+    plan = decide(a_cache(), jobs=[suspended()], waits=refused)
+    assert ready(plan)["reason"] == "OverBudget"
+    assert "98 MB of the 150 MB" in ready(plan)["message"]
+    assert next(c for c in plan.status["conditions"] if c["type"] == "Stalled")["status"] == "True"  # type: ignore[index]
+    soon = decide(a_cache(), jobs=[suspended()], waits={"n1": Wait("waits until others are gone")})
+    assert ready(soon)["reason"] == "WeightsFetching"
+    assert "n1: MakingRoom: waits until others are gone" in ready(soon)["message"]
+
+
+def test_a_warmer_that_found_no_room_waits_for_it_once_the_size_is_on_record() -> None:
+    report = {"n1": WarmerReport("Failed", 0, 98, 0, None, "OverBudget", "98 B, 52 B are left")}
+    failed = a_job(state=JobState.FAILED, ended=NOW)
+    first = decide(a_cache(), jobs=[failed], reports=report)
+    assert not [w for w in first.writes if isinstance(w, Delete)], "the size would be lost with it"
+    assert first.status is not None
+    assert first.status["totalBytes"] == 98
+    assert first.requeue_after == POLL_SECONDS
+    second = decide(a_cache(status=first.status), jobs=[failed], reports=report)
+    assert [w.name for w in second.writes if isinstance(w, Delete)] == ["job-n1"]
+    third = decide(a_cache(status=second.status), jobs=[])
+    assert ready(third)["message"] == ready(first)["message"], "no word of it in between"
+
+
+def test_weights_that_leave_are_told() -> None:
+    cache = a_cache()
+    plan = decide(cache, nodes=[a_node(leaving=frozenset({cache_key(cache)}))])
+    assert ready(plan)["reason"] == "Evicted"
+    assert plan.status is not None
+    assert plan.status["nodes"][0]["state"] == "Evicting"
+
+
+def test_wrong_bytes_are_told_until_they_are_fetched_anew() -> None:
+    plan = decide(a_cache(), corrupt={"n1": "model.gguf: other bytes"})
+    assert ready(plan)["reason"] == "WeightsCorrupt"
+    assert "model.gguf: other bytes: put aside, and fetched anew" in ready(plan)["message"]
+    assert warmed(plan) == ["n1"]
+
+
+def test_when_weights_were_last_in_use_is_noted_when_the_last_replica_goes() -> None:
+    used = decide(a_cache(), in_use=True)
+    assert used.status is not None
+    assert used.status["inUse"] is True
+    assert "lastUsedTime" not in used.status
+    after = decide(a_cache(status=used.status))
+    assert after.status is not None
+    assert (after.status["inUse"], after.status["lastUsedTime"]) == (False, "2026-01-01T00:00:00Z")
+    later = decide(a_cache(status={**after.status, "lastUsedTime": "2025-01-01T00:00:00Z"}))
+    assert later.status is not None
+    assert later.status["lastUsedTime"] == "2025-01-01T00:00:00Z"
+
+
+def test_a_warmer_that_says_that_it_has_no_room_looks_for_it_before_its_job_has_failed() -> None:
+    report = {"n1": WarmerReport("Failed", 0, 98, 0, None, "OverBudget", "98 B, 52 B are left")}
+    plan = decide(a_cache(), jobs=[a_job()], reports=report)
+    assert ready(plan)["reason"] == "WeightsFetching"
+    assert "MakingRoom: 98 B, 52 B are left" in ready(plan)["message"]
+
+
+def test_a_node_without_room_is_left_for_one_that_has_some_and_it_stays_there() -> None:
+    cache = a_cache(placement={"nodes": 1})
+    nodes = [a_node("n1"), a_node("n2")]
+    refused = {"n1": Wait("full", refused=True)}
+    plan = decide(cache, nodes=nodes, jobs=[suspended("n1")], waits=refused)
+    assert warmed(plan) == ["n2"]
+    assert [w.name for w in plan.writes if isinstance(w, Delete)] == ["job-n1"]
+    after = decide(cache, nodes=nodes, jobs=[a_job("n2")])
+    assert not [w for w in after.writes if isinstance(w, Delete)]
+    assert warmed(after) == []
+
+
+def test_the_nodes_that_a_rollout_takes_next_come_before_all_others() -> None:
+    """Also before those that hold the weights already: what is there stays there, whether it is counted or not."""
+    plain = a_cache(placement={"nodes": 2})
+    key = frozenset({cache_key(plain)})
+    nodes = [a_node("a", caches=key), a_node("b", caches=key), a_node("c"), a_node("d")]
+    assert warmed(decide(plain, nodes=nodes)) == []
+    told = plain.model_copy(update={"annotations": {"preheat.dev/nodes-first": "c,gone"}})
+    plan = decide(told, nodes=nodes)
+    assert warmed(plan) == ["c"]
+    assert plan.status is not None
+    assert len(plan.status["nodes"]) == 2
+
+
+def test_a_cache_on_all_nodes_is_on_no_more_than_its_status_holds_and_says_so() -> None:
+    cache = a_cache()
+    nodes = [a_node(f"n{i}", caches=frozenset({cache_key(cache)})) for i in range(MOST_NODES + 1)]
+    plan = decide(cache, nodes=nodes)
+    assert plan.status is not None
+    assert len(plan.status["nodes"]) == MOST_NODES
+    assert "1001 nodes match, and a ModelCache is on 1000 of them at most" in ready(plan)["message"]
+    assert "at most" not in ready(decide(cache, nodes=nodes[1:]))["message"]

@@ -23,3 +23,42 @@ def test_seconds_that_cannot_work_are_named(value: str) -> None:
 def test_a_relative_cache_root_is_named() -> None:
     with pytest.raises(ValueError, match="PREHEAT_CACHE_ROOT"):
         OperatorConfig.from_environment({"PREHEAT_CACHE_ROOT": "var/lib"})
+
+
+def test_bytes_are_quantities() -> None:
+    config = OperatorConfig.from_environment(
+        {"PREHEAT_NODE_BUDGET_BYTES": "1.5Ti", "PREHEAT_VERIFY_BYTES_PER_SECOND": "200M"}
+    )
+    assert config.node_budget_bytes == 1_649_267_441_664
+    assert config.verify_bytes_per_second == 200_000_000
+    assert config.namespace_budget_bytes is None
+
+
+@pytest.mark.parametrize("value", ["much", "-1", "1 Gi", "1e9", "500GB", "0x10"])
+def test_bytes_that_cannot_work_are_named(value: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"PREHEAT_NODE_BUDGET_BYTES: .* is no amount of bytes: write it as 500Gi"
+    ):
+        OperatorConfig.from_environment({"PREHEAT_NODE_BUDGET_BYTES": value})
+
+
+def test_a_switch_is_true_or_false() -> None:
+    assert OperatorConfig.from_environment({}).neighbours
+    assert OperatorConfig.from_environment({"PREHEAT_NEIGHBOURS": "true"}).neighbours
+    assert not OperatorConfig.from_environment({"PREHEAT_NEIGHBOURS": "false"}).neighbours
+    with pytest.raises(ValueError, match=r"PREHEAT_NEIGHBOURS is 'off': it must be true or false"):
+        OperatorConfig.from_environment({"PREHEAT_NEIGHBOURS": "off"})
+
+
+def test_a_speed_at_which_nothing_is_ever_done_is_refused() -> None:
+    with pytest.raises(ValueError, match="PREHEAT_VERIFY_BYTES_PER_SECOND is '0': at that speed nothing"):
+        OperatorConfig.from_environment({"PREHEAT_VERIFY_BYTES_PER_SECOND": "0"})
+    assert OperatorConfig.from_environment({"PREHEAT_NODE_BUDGET_BYTES": "0"}).node_budget_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "root", ["/", "//", "/etc", "/data/", "//data/preheat", "/data//preheat", "/data/../etc"]
+)
+def test_a_cache_root_that_the_kubelet_would_give_away_is_named(root: str) -> None:
+    with pytest.raises(ValueError, match=r"PREHEAT_CACHE_ROOT is .* two parts or more"):
+        OperatorConfig.from_environment({"PREHEAT_CACHE_ROOT": root})

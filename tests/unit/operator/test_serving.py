@@ -1,7 +1,7 @@
 """One pass over an LLMDeployment: what is written, what is said, and what is left alone."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -252,7 +252,8 @@ def test_a_second_pass_tells_nothing_twice() -> None:
 def test_old_replicas_stay_until_new_ones_answer() -> None:
     old, new = a_service(), a_service(runtime={"options": {"n_ctx": "512"}})
     seen: dict[str, Any] = {
-        "children": [stored(old, 1)], "deployments": [a_deployment(old)], "caches": [warm_cache(new)],
+        "children": [stored(old, 1)], "deployments": [a_deployment(old), a_deployment(new)],
+        "caches": [warm_cache(new)],
     }  # fmt: skip
     waiting = decide(new, pods=[pod_of(old, "o", ready=True), pod_of(new, "n")], **seen)
     assert _replicas(waiting, old) == 1
@@ -412,6 +413,7 @@ REVISION_KEEPERS: dict[str, dict[str, Any]] = {
     "margin": {"cache": {"warmNodes": 2}},
     "GPU types": {"hardware": {"gpu": {"types": ["nvidia-t4", "nvidia-l4"]}}},
     "a default spelled out": {"runtime": {"drainSeconds": 60}},
+    "the stall limit that 0.1.0 had by default": {"health": {"stallSeconds": 300}},
 }
 
 
@@ -426,6 +428,7 @@ REVISION_MAKERS: dict[str, dict[str, Any]] = {
     "an image": {"runtime": {"image": "engine:2"}},
     "GPUs per replica": {"hardware": {"gpu": {"count": 2}}},
     "the canary": {"health": {"canary": {"prompt": "2+2"}}},
+    "a stall limit": {"health": {"stallSeconds": 301}},
     "a node selector": {"hardware": {"nodeSelector": {"zone": "eu"}}},
 }
 
@@ -459,7 +462,7 @@ def test_an_old_deployment_whose_revision_was_deleted_by_hand_does_not_hold_the_
     view = a_deployment(old)
     body = {"kind": "Deployment", "metadata": {"name": view.name, "uid": "d", "labels": {
         "preheat.dev/revision": view.revision}, "ownerReferences": [{"controller": True, "uid": old.uid}]}}  # fmt: skip
-    plan = decide(new, deployments=[view], children=[body], caches=[warm_cache(new)],
+    plan = decide(new, deployments=[view, a_deployment(new)], children=[body], caches=[warm_cache(new)],
                   pods=[pod_of(old, "o", ready=True), pod_of(new, "n", ready=True)])  # fmt: skip
     shrunk = [w for w in plan.writes if isinstance(w, Delete) and w.name == view.name]
     assert shrunk, "the new revision answers: the old pods hold GPUs for nothing"
@@ -521,3 +524,79 @@ def test_a_container_that_is_not_ready_is_named_when_the_model_answers() -> None
     assert plan.status is not None
     told = next(c["message"] for c in plan.status["conditions"] if c["type"] == "Ready")
     assert "container own of spec.template is not Ready" in told
+
+
+LOADED = {
+    "observedUntil": "2025-12-31T00:00:00Z",
+    "kinds": [{
+        "revision": "r", "gpuType": "nvidia-l4", "tier": "OnDisk", "count": 1, "p50Seconds": 90, "p90Seconds": 90,
+        "recent": [{"totalSeconds": 90, "gpuWaitSeconds": 2, "weightsSeconds": 0, "imageSeconds": 23,
+                    "loadSeconds": 60, "firstAnswerSeconds": 5}],
+    }],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("state", "known", "eta"),
+    [
+        (AgentState.WAITING_FOR_ENGINE, LOADED, "1m10s"),
+        (AgentState.WAITING_FOR_ENGINE, None, None),
+        (AgentState.LOADING, LOADED, "1m10s"),
+        (AgentState.LOADING, None, None),
+    ],
+)
+def test_before_the_agent_can_tell_the_eta_comes_from_loads_of_before(
+    state: AgentState, known: Any, eta: str | None
+) -> None:
+    service = a_service(status={"loadTimes": known} if known else None)
+    report = AgentReport(state, "", "", 0, 200, None)
+    pod = pod_of(service, report=report, scheduled_at=NOW - timedelta(seconds=20))
+    plan = decide(service, caches=[warm_cache(service, totalBytes=200)], pods=[pod])
+    assert plan.status is not None
+    assert (plan.status.get("loading") or {}).get("eta") == eta
+
+
+def test_a_replica_that_becomes_ready_teaches_how_long_a_load_takes() -> None:
+    service = a_service(status={"readyReplicas": 0})
+    began = NOW - timedelta(seconds=100)
+    report = AgentReport(
+        AgentState.SERVING, "", "", 200, 200, None, began + timedelta(seconds=30), 60.0, 5.0, 200, 0, 1
+    )
+    pod = pod_of(
+        service, ready=True, report=report, created=began, scheduled_at=began + timedelta(seconds=2), ready_at=NOW
+    )  # fmt: skip
+    plan = decide(service, caches=[warm_cache(service)], pods=[pod])
+    assert plan.status is not None
+    (kind,) = plan.status["loadTimes"]["kinds"]
+    assert (kind["tier"], kind["p50Seconds"], kind["count"]) == ("OnDisk", 100, 1)
+    later = a_service(status=plan.status)
+    assert decide(later, caches=[warm_cache(service)], pods=[pod]).status == plan.status
+
+
+def test_a_replica_on_weights_that_were_put_aside_is_told_and_another_is_asked_for() -> None:
+    service = a_service()
+    first = decide(service, caches=[warm_cache(service)])
+    revision = str(first.status["revision"])  # type: ignore[index]
+    pod = a_pod("p", revision, ready=True, created=NOW)
+    name = names.child_name("llama", revision, GPUType("nvidia-l4"))
+    there = [DeploymentView(name, revision, "nvidia-l4", 1, None)]
+    quarantined = [{"name": "n1", "time": "2026-01-01T00:00:00Z"}]
+    plan = decide(
+        service, caches=[warm_cache(service, quarantined=quarantined)], pods=[pod], deployments=there
+    )
+    assert applied(plan)[f"Deployment/{name}"]["spec"]["replicas"] == 2
+    assert (reason(plan), status(plan, "WeightsQuarantined")) == ("Serving", "True")
+    assert [(event.reason, event.warning) for event in plan.events if event.warning] == [
+        ("WeightsCorrupt", True)
+    ]
+    more = a_pod("q", revision, ready=False, created=NOW + timedelta(seconds=9))
+    again = decide(
+        a_service(status=plan.status),
+        caches=[warm_cache(service, quarantined=quarantined)],
+        pods=[pod, more],
+        deployments=there,
+    )
+    assert reason(again) == "Serving", "the one more that loads is none that is missing"
+    assert not [event for event in again.events if event.warning], "told once"
+    right = decide(service, caches=[warm_cache(service)], pods=[pod], deployments=there)
+    assert applied(right)[f"Deployment/{name}"]["spec"]["replicas"] == 1

@@ -18,7 +18,7 @@ from preheat.resources.pod import container_security
 from preheat.resources.serving import render_revision, revision_id
 
 from tests.builders import a_service
-from tests.template import HARDWARE, REFUSED, engine, everything, extra, pod
+from tests.template import HARDWARE, NEWLY_REFUSED, REFUSED, engine, everything, extra, pod
 
 CONFIG = OperatorConfig()
 
@@ -236,6 +236,11 @@ def test_what_would_break_a_promise_makes_no_pod(case: str) -> None:
         rendered(template, hardware=HARDWARE)
     assert words in str(refused.value)
     assert "spec.template." in str(refused.value)
+
+
+@pytest.mark.parametrize("case", NEWLY_REFUSED)
+def test_what_an_object_may_keep_the_operator_takes(case: str) -> None:
+    rendered(NEWLY_REFUSED[case][0], hardware=HARDWARE)
 
 
 def test_a_privileged_container_beside_the_model_is_refused_before_anything_is_fetched() -> None:

@@ -235,11 +235,21 @@ def _trtllm_precision(precision: Precision | None) -> dict[str, str]:
 
 def _options(service: LLMDeployment) -> dict[str, Any]:
     """Return the user's options with their types: what reads as JSON is JSON, the rest is text."""
+    return {name: _typed(text) for name, text in service.spec.runtime.options.items()}
 
-    def typed(text: str) -> Any:
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
 
-    return {name: typed(text) for name, text in service.spec.runtime.options.items()}
+DEEPEST = 32
+"""Levels of an option's JSON, one in the other. No backend knows one with so many, and no library writes any number."""
+
+
+def _typed(text: str) -> Any:
+    try:
+        value = json.loads(text)
+        return value if _levels(value) <= DEEPEST else text
+    except (ValueError, RecursionError):
+        return text
+
+
+def _levels(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_levels, inner), default=0)

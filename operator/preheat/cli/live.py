@@ -1,0 +1,59 @@
+"""What there is of an LLMDeployment, from the lists of a cluster: what ``plan`` decides from. Pure: bodies in, values out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from preheat.api.constants import LABEL_DEPLOYMENT
+from preheat.api.llmdeployment import LLMDeployment
+from preheat.api.modelcache import ModelCache
+from preheat.api.parse import InvalidSpecError, parse
+from preheat.decide.autoscale import ScalingObservation
+from preheat.decide.capacity import GPUUse, gpus_held
+from preheat.decide.observed import Body, DeploymentView, NodeView, PodView, is_controlled_by, is_replica_of
+from preheat.decide.wish import ServiceObservation
+from preheat.resources.metadata import Manifest
+
+KINDS = ("ControllerRevision", "Deployment", "ModelCache", "Pod")
+"""What is listed, besides nodes."""
+
+
+def observation(
+    service: LLMDeployment,
+    nodes: Sequence[NodeView],
+    lists: Mapping[str, Sequence[Manifest]],
+    scaling: ScalingObservation | None,
+) -> ServiceObservation:
+    """Return what the operator sees of a service, but for what agents and warmers tell."""
+    mine = {kind: [body for body in bodies if _is_of(body, service)] for kind, bodies in lists.items()}
+    deployments = [body for body in mine.get("Deployment", ()) if is_controlled_by(body, service.uid)]
+    names = {body["metadata"]["name"] for body in deployments}
+    pods = [body for body in mine.get("Pod", ()) if is_replica_of(body, names)]
+    return ServiceObservation(
+        nodes=nodes,
+        deployments=[DeploymentView.from_body(body) for body in deployments],
+        pods=[PodView.from_body(body, main="engine") for body in pods],
+        caches=_caches(lists.get("ModelCache", ()), service.namespace),
+        children=[body for kind in KINDS[:-1] for body in mine.get(kind, ())],
+        uses=_uses(lists.get("Pod", ()), service.spec.hardware.gpu.resource_name),
+        scaling=scaling,
+    )
+
+
+def _is_of(body: Body, service: LLMDeployment) -> bool:
+    metadata = body["metadata"]
+    labels = metadata.get("labels") or {}
+    return (metadata.get("namespace"), labels.get(LABEL_DEPLOYMENT)) == (service.namespace, service.name)
+
+
+def _caches(bodies: Iterable[Body], namespace: str) -> list[ModelCache]:
+    found = []
+    for body in bodies:
+        if body["metadata"].get("namespace") == namespace:
+            try:
+                found.append(parse(ModelCache, dict(body)))
+            except InvalidSpecError:
+                continue
+    return found
+
+
+def _uses(pods: Iterable[Body], resource: str) -> list[GPUUse]:
+    return [use for pod in pods if (use := gpus_held(pod).get(resource)) is not None]

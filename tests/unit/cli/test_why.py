@@ -1,0 +1,62 @@
+"""``kubectl preheat why``: the decision with its numbers, what it rejected, and what was decided before."""
+
+from typing import Any
+
+from preheat.cli.status import screen
+from preheat.cli.why import lines
+
+from tests.builders import a_service
+
+DECIDED: dict[str, Any] = {
+    "mode": "Predictive", "wantedReplicas": 4, "forecastReplicas": 5, "reason": "ForecastRises",
+    "message": "4 replicas for at most 29 slots forecast for in 5m", "inputs": {"forecast_slots": "29.1", "ready": "2"},
+    "rejectedReplicas": 2, "rejectedMessage": "29 slots need 4 replicas of 8 slots",
+    "decisions": [
+        {"time": "2026-01-01T12:00:00Z", "previousReplicas": 2, "replicas": 4, "reason": "ForecastRises",
+         "message": "4 replicas for at most 29 slots forecast for in 5m"},
+        {"time": "2026-01-01T08:00:00Z", "previousReplicas": 3, "replicas": 2, "reason": "DemandFalls",
+         "message": "2 replicas are enough"},
+    ],
+}  # fmt: skip
+LOADS: dict[str, Any] = {
+    "observedUntil": "2026-01-01T00:00:00Z",
+    "kinds": [{"revision": "abc", "gpuType": "nvidia-l4", "tier": "OnDisk", "count": 3, "p50Seconds": 200,
+               "p90Seconds": 260, "recent": []}],
+}  # fmt: skip
+SCALED = {"scaling": {"mode": "Predictive", "maxReplicas": 8}}
+
+
+def test_the_last_decision_is_told_with_its_numbers_and_what_it_rejected() -> None:
+    service = a_service(status={"scaling": DECIDED, "loadTimes": LOADS, "replicaSummary": "2/4"}, **SCALED)
+    assert lines(service) == [
+        "default/llama   mode Predictive   replicas 2/4",
+        "  4 wanted   ForecastRises: 4 replicas for at most 29 slots forecast for in 5m",
+        "  not 2   29 slots need 4 replicas of 8 slots",
+        "  decided from",
+        "    forecast_slots  29.1",
+        "    ready           2",
+        "  last changes",
+        "    2026-01-01T12:00:00Z    2 -> 4    ForecastRises: 4 replicas for at most 29 slots forecast for in 5m",
+        "    2026-01-01T08:00:00Z    3 -> 2    DemandFalls: 2 replicas are enough",
+        "  a load takes",
+        "    abc on nvidia-l4, OnDisk: 3m20s (90 %: 4m20s), 3 observed",
+    ]
+
+
+def test_the_screen_shows_what_was_decided() -> None:
+    told = screen(a_service(status={"scaling": DECIDED}, **SCALED), None)
+    assert (
+        "  scaling Predictive: 4 wanted   ForecastRises: 4 replicas for at most 29 slots forecast for in 5m"
+        in told
+    )
+    assert not [line for line in screen(a_service(), None) if "scaling" in line]
+
+
+def test_where_somebody_else_decides_it_says_who_can_tell() -> None:
+    told = lines(a_service(replicas=9, scaling={"maxReplicas": 3}))
+    assert told[1].startswith("  3 wanted: spec.replicas is 9, held within 0 and 3.")
+    assert "--show-managed-fields" in told[1]
+
+
+def test_before_the_first_decision_nothing_is_made_up() -> None:
+    assert "Nothing was decided yet" in lines(a_service(**SCALED))[1]
