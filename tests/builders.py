@@ -30,6 +30,11 @@ def a_service(name: str = "llama", status: dict[str, Any] | None = None, **spec:
     return parse(LLMDeployment, {"metadata": metadata, "spec": merged(SERVICE, spec), "status": status})
 
 
+def parse_service(body: dict[str, Any]) -> LLMDeployment:
+    """An LLMDeployment as somebody applies it."""
+    return parse(LLMDeployment, body)
+
+
 def a_cache(name: str = "weights", status: dict[str, Any] | None = None, labels: dict[str, str] | None = None,
             **spec: Any) -> ModelCache:  # fmt: skip
     """A ModelCache with parts of its spec replaced."""
@@ -40,7 +45,7 @@ def a_cache(name: str = "weights", status: dict[str, Any] | None = None, labels:
 
 def a_node(name: str = "n1", product: str = "NVIDIA-L4", gpus: int = 2, caches: frozenset[str] = frozenset(),
            taints: tuple[Taint, ...] = (), *, ready: bool = True, schedulable: bool = True,
-           labels: dict[str, str] | None = None) -> NodeView:  # fmt: skip
+           labels: dict[str, str] | None = None, **more: Any) -> NodeView:  # fmt: skip
     """A node with GPUs."""
     return NodeView(
         name=name,
@@ -50,6 +55,7 @@ def a_node(name: str = "n1", product: str = "NVIDIA-L4", gpus: int = 2, caches: 
         schedulable=schedulable,
         allocatable={"nvidia.com/gpu": gpus},
         caches=caches,
+        **more,
     )
 
 

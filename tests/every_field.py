@@ -5,24 +5,32 @@ field without an effect. ``tests/integration/test_every_field.py`` applies the s
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from preheat.api.constants import ANNOTATION_SOAKED, ANNOTATION_VERDICT, LABEL_REVISION
 from preheat.api.crd import definitions
-from preheat.api.llmdeployment import LLMDeployment
+from preheat.api.llmdeployment import LLMDeployment, ScalingMode
 from preheat.api.modelcache import ModelCache
 from preheat.api.parse import parse
 from preheat.config import OperatorConfig
+from preheat.controller.disks import observe_node
+from preheat.controller.view import View
+from preheat.decide.autoscale import ScalingObservation
 from preheat.decide.caching import CacheObservation, decide_cache
-from preheat.decide.observed import Taint
-from preheat.decide.plan import Apply, Delete, Plan
+from preheat.decide.nodes import decide_node
+from preheat.decide.observed import AgentReport, AgentState, DeploymentView, Reading, Taint
+from preheat.decide.plan import Apply, Delete, Plan, Write
+from preheat.decide.scaling import Memory
 from preheat.decide.serving import decide_service
 from preheat.decide.wish import ServiceObservation
 from preheat.resources import serving
+from preheat.resources.caching import cache_key, make_warmer, node_label, place_of
+from preheat.resources.serving import revision_id
 
-from tests.builders import a_node, merged
+from tests.builders import a_node, a_pod, merged
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = OperatorConfig()
@@ -33,6 +41,7 @@ NODES = [
     a_node("a10g-1", "NVIDIA-A10G"),
 ]
 DIGEST = "0" * 64
+PROBING = AgentReport(AgentState.PROBING, "Probing", "", 0, 0, None)
 WHOLE = frozenset({"spec.template"})
 """Subtrees that count as one field here: they have tests of their own."""
 
@@ -106,6 +115,10 @@ def volume(name: str) -> Where:
     return lambda scene: next((v for v in pod(scene)["volumes"] if v["name"] == name), None)
 
 
+def weights_claim(scene: Scene) -> Any:
+    return volume("weights")(scene)["persistentVolumeClaim"]["claimName"]
+
+
 def last_toleration(name: str) -> Where:
     return lambda scene: pod(scene)["tolerations"][-1].get(name)
 
@@ -117,18 +130,30 @@ def of_cache(*path: str) -> Where:
     return look
 
 
+def jobs(scene: Scene, component: str) -> list[dict[str, Any]]:
+    """Warmers or keepers."""
+    found = children(scene, "Job")
+    return [job for job in found if job["metadata"]["labels"]["preheat.dev/component"] == component]
+
+
 def warmers(scene: Scene) -> list[str]:
     """The nodes that get a warmer."""
-    return sorted(job["metadata"]["annotations"]["preheat.dev/node"] for job in children(scene, "Job"))
+    return sorted(job["metadata"]["annotations"]["preheat.dev/node"] for job in jobs(scene, "warmer"))
 
 
 def warmer(scene: Scene) -> Any:
-    return children(scene, "Job")[0]["spec"]["template"]["spec"]
+    return jobs(scene, "warmer")[0]["spec"]["template"]["spec"]
+
+
+def warmer_claim(scene: Scene) -> Any:
+    return warmer(scene)["volumes"][0]["persistentVolumeClaim"]["claimName"]
 
 
 def warmer_config(*path: str) -> Where:
     def look(scene: Scene) -> Any:
-        (variable,) = warmer(scene)["containers"][0]["env"]
+        (variable,) = [
+            e for e in warmer(scene)["containers"][0]["env"] if e["name"] == "PREHEAT_WARMER_CONFIG"
+        ]
         return _at(json.loads(variable["value"]), path)
 
     return look
@@ -142,8 +167,82 @@ def warmer_toleration(name: str) -> Where:
     return lambda scene: warmer(scene)["tolerations"][-1].get(name)
 
 
+def of_policy(name: str) -> Where:
+    return lambda scene: getattr(scene.scaled.policy, name) if scene.scaled else None
+
+
+def of_schedule(name: str) -> Where:
+    return lambda scene: getattr(scene.scaled.policy.schedules[0], name) if scene.scaled else None
+
+
 def deleted_revisions(scene: Scene) -> int:
     return sum(isinstance(w, Delete) and w.kind == "ControllerRevision" for w in scene.writes)
+
+
+def later(scene: Scene, counts: Sequence[float] = (), **pod: Any) -> Plan:
+    """What is done once the wanted revision has a pod like this, beside a good revision before it.
+
+    ``counts``: requests that ended, that failed, and seconds in service of the new one; the good one's are 1000, 0, 1000.
+    """
+    (service,) = (
+        w.manifest["of"] for w in scene.writes if isinstance(w, Apply) and w.manifest["kind"] == "Later"
+    )
+    wanted = [
+        m
+        for m in children(scene, "ControllerRevision")
+        if m["metadata"]["labels"][LABEL_REVISION] == revision_id(service)
+    ]
+    before = serving.parse_controller_revision(_history()[-1])
+    assert before is not None
+    good = serving.make_controller_revision(
+        service, replace(before, marks={ANNOTATION_SOAKED: "2026-01-01T00:00:00Z"})
+    )
+    pods = [a_pod("new", revision_id(service), ready_at=NOW - timedelta(seconds=400), **pod)]
+    readings = {}
+    if counts:
+        pods.append(a_pod("old", before.id, ready=True))
+        readings = {
+            "uid-old": Reading("a", 1, 1000, 1000, 0, None, 0, 1000.0),
+            "uid-new": Reading("b", 1, counts[0], counts[0], counts[1], None, 0, counts[2]),
+        }
+    nodes = [*NODES, a_node("n1")]
+    seen = ServiceObservation(nodes, (), pods, (), [*wanted, good], readings=readings)
+    first = decide_service(service, seen, CONFIG, NOW)
+    if verdict_of(first) is None:
+        return first
+    return replace(first, writes=(*first.writes, *_after_the_verdict(service, seen, first).writes))
+
+
+def _after_the_verdict(service: LLMDeployment, seen: ServiceObservation, plan: Plan) -> Plan:
+    verdict = children(plan, "ControllerRevision")
+    names = {body["metadata"]["name"] for body in verdict}
+    others = [body for body in seen.children if body["metadata"]["name"] not in names]
+    return decide_service(service, replace(seen, children=[*verdict, *others]), CONFIG, NOW)
+
+
+def verdict_of(scene: Scene) -> Any:
+    """Return the reason for which a revision failed, None when none did."""
+    marks = (
+        m["metadata"]["annotations"].get(ANNOTATION_VERDICT) for m in children(scene, "ControllerRevision")
+    )
+    return next((json.loads(mark)["reason"] for mark in marks if mark), None)
+
+
+def goes_back(scene: Scene) -> bool:
+    """Tell whether replicas move once the wanted revision has failed."""
+    after = later(scene, crashing="container x restarted 9 times")
+    old = _history()[-1]["metadata"]["labels"][LABEL_REVISION]
+    return any(
+        d["spec"]["replicas"] > 0 and d["metadata"]["labels"][LABEL_REVISION] == old
+        for d in children(after, "Deployment")
+    )
+
+
+def is_soaked(scene: Scene) -> bool:
+    return any(
+        ANNOTATION_SOAKED in m["metadata"]["annotations"]
+        for m in children(later(scene, ready=True), "ControllerRevision")
+    )
 
 
 def _at(value: Any, path: tuple[str, ...]) -> Any:
@@ -161,6 +260,19 @@ VLLM = {"model": {"format": "Safetensors"}, "runtime": {"backend": "VLLM"}}
 HUB = {"model": {"uri": "hf://org/name", "revision": "main"}}
 FILES = [{"path": "a.gguf", "sha256": DIGEST, "sizeBytes": 7}]
 TOLERATION = {"key": "team", "operator": "Equal", "value": "x", "effect": "NoSchedule"}
+
+
+SCALED = {"scaling": {"mode": "Predictive", "maxReplicas": 8}}
+
+
+def _canary(percent: int, pause: int) -> dict[str, Any]:
+    steps = [{"percent": percent, "pauseSeconds": pause}, {"percent": 100}]
+    return {"rollout": {"strategy": "Canary", "steps": steps}}
+
+
+def _scheduled(**given: Any) -> dict[str, Any]:
+    window = {"start": "08:00", "end": "18:00", "minReplicas": 2, **given}
+    return {"scaling": {**SCALED["scaling"], "schedules": [window]}}
 
 
 def _hardware(**given: Any) -> dict[str, Any]:
@@ -183,13 +295,17 @@ def _asks(**given: Any) -> dict[str, Any]:
     return {"health": {"canary": given}}
 
 
+SHARED = {"mode": "Shared", "claimName": "weights"}
 FOUR = merged(VLLM, _hardware(gpu={"count": 4}))
 
 LLMDEPLOYMENT: dict[str, Field | OnlyValue] = {
     "spec.cache.maxBytesPerSecond": Field(
         {"cache": {"maxBytesPerSecond": 5000}}, of_cache("maxBytesPerSecond"), 5000
     ),
-    "spec.cache.mode": OnlyValue("Node"),
+    "spec.cache.claimName": Field(
+        {"cache": {"claimName": "other"}}, weights_claim, "other", {"cache": SHARED}
+    ),
+    "spec.cache.mode": Field({"cache": SHARED}, weights_claim, "weights"),
     "spec.cache.warmNodes": Field({"cache": {"warmNodes": 1}}, of_cache("placement", "nodes"), 2),
     "spec.hardware.gpu.count": Field(_hardware(gpu={"count": 2}), limit("nvidia.com/gpu"), "2"),
     "spec.hardware.gpu.resourceName": Field(
@@ -234,7 +350,7 @@ LLMDEPLOYMENT: dict[str, Field | OnlyValue] = {
     "spec.health.canary.prompt": Field(_asks(prompt="The capital is"), canary("prompt"), "The capital is"),
     "spec.health.canary.timeoutSeconds": Field(_asks(timeoutSeconds=7), canary("timeoutSeconds"), 7),
     "spec.health.stallSeconds": Field(
-        {"health": {"stallSeconds": 900}}, lambda scene: agent(scene)["stallSeconds"], 900
+        {"health": {"stallSeconds": 900}}, lambda scene: agent(scene).get("stallSeconds"), 900
     ),
     "spec.model.contextLengthTokens": Field(
         _model(contextLengthTokens=4096), engine_arguments("max_model_len"), 4096, VLLM
@@ -264,10 +380,46 @@ LLMDEPLOYMENT: dict[str, Field | OnlyValue] = {
         _model(uri="http://store/other/"), of_cache("source", "uri"), "http://store/other/"
     ),
     "spec.replicas": Field({"replicas": 2}, lambda scene: deployment(scene)["spec"]["replicas"], 2),
+    "spec.rollout.analysis.maxErrorPercent": Field(
+        {"rollout": {"analysis": {"maxErrorPercent": 80}}},
+        lambda scene: verdict_of(later(scene, (200, 100, 200), ready=True)),
+        None,
+    ),
+    "spec.rollout.analysis.maxSlowdownPercent": Field(
+        {"rollout": {"analysis": {"maxSlowdownPercent": 900}}},
+        lambda scene: verdict_of(later(scene, (200, 0, 1000), ready=True)),
+        None,
+    ),
+    "spec.rollout.autoRollback": Field({"rollout": {"autoRollback": False}}, goes_back, False),
+    "spec.rollout.progressLimitFactor": Field(
+        {"rollout": {"progressLimitFactor": 2}},
+        lambda scene: verdict_of(later(scene, unready_since=NOW - timedelta(seconds=1000), report=PROBING)),
+        "ProgressDeadlineExceeded",
+    ),
+    "spec.rollout.soakSeconds": Field({"rollout": {"soakSeconds": 300}}, is_soaked, True),
     "spec.rollout.revisionHistoryLimit": Field(
         {"rollout": {"revisionHistoryLimit": 1}}, deleted_revisions, 3
     ),
-    "spec.rollout.strategy": OnlyValue("Auto"),
+    "spec.rollout.paused": Field(
+        {"rollout": {"paused": True}}, lambda scene: _at(scene.status, ("rollout", "step")), "Paused"
+    ),
+    "spec.rollout.steps[].pauseSeconds": Field(
+        _canary(50, 70),
+        lambda scene: "pause of 70 s" in str(_at(scene.status, ("rollout", "message"))),
+        True,
+        _canary(50, 60),
+    ),
+    "spec.rollout.steps[].percent": Field(
+        _canary(75, 60),
+        lambda scene: _at(scene.status, ("rollout", "updatedReplicas")),
+        3,
+        {"replicas": 4, **_canary(50, 60)},
+    ),
+    "spec.rollout.strategy": Field(
+        {"rollout": {"strategy": "BlueGreen"}},
+        lambda scene: _at(scene.status, ("rollout", "chosen")),
+        "BlueGreen",
+    ),
     "spec.runtime.args[]": Field(
         _runtime(args=["--log-verbose=1"]), lambda scene: engine(scene)["command"][-1], "--log-verbose=1"
     ),
@@ -298,7 +450,36 @@ LLMDEPLOYMENT: dict[str, Field | OnlyValue] = {
     "spec.scaling.minReplicas": Field(
         {"scaling": {"minReplicas": 2}}, lambda scene: deployment(scene)["spec"]["replicas"], 2
     ),
-    "spec.scaling.mode": OnlyValue("External"),
+    "spec.scaling.mode": Field(
+        {"scaling": {"mode": "Reactive"}},
+        lambda scene: _at(scene.status, ("scaling", "mode")),
+        "Reactive",
+        SCALED,
+    ),
+    "spec.scaling.scaleToZero": Field(
+        {"scaling": {"scaleToZero": True}}, of_policy("min_replicas"), 0, SCALED
+    ),
+    "spec.scaling.targetConcurrency": Field(
+        {"scaling": {"targetConcurrency": 3}}, of_policy("slots"), 3, SCALED
+    ),
+    "spec.scaling.lateAfterSeconds": Field(
+        {"scaling": {"lateAfterSeconds": 2}}, of_policy("late_seconds"), 2, SCALED
+    ),
+    "spec.scaling.schedules[].days[]": Field(
+        _scheduled(days=["Tuesday"]), of_schedule("weekdays"), (1,), {**SCALED, **_scheduled()}
+    ),
+    "spec.scaling.schedules[].start": Field(
+        _scheduled(start="07:30"), of_schedule("from_minute"), 450, {**SCALED, **_scheduled()}
+    ),
+    "spec.scaling.schedules[].end": Field(
+        _scheduled(end="19:00"), of_schedule("to_minute"), 1140, {**SCALED, **_scheduled()}
+    ),
+    "spec.scaling.schedules[].timeZone": Field(
+        _scheduled(timeZone="Europe/Berlin"), of_schedule("from_minute"), 420, {**SCALED, **_scheduled()}
+    ),
+    "spec.scaling.schedules[].minReplicas": Field(
+        _scheduled(minReplicas=3), of_schedule("replicas"), 3, {**SCALED, **_scheduled()}
+    ),
     "spec.template": Field(
         {"template": {"spec": {"schedulerName": "gang"}}},
         lambda scene: pod(scene).get("schedulerName"),
@@ -359,8 +540,19 @@ MODELCACHE: dict[str, Field | OnlyValue] = {
         "v2",
         _source(uri="hf://org/name", revision="main"),
     ),
+    "spec.storage.claimName": Field(
+        {"storage": {"claimName": "other"}}, warmer_claim, "other", {"storage": SHARED}
+    ),
+    "spec.storage.mode": Field({"storage": SHARED}, warmers, ["Shared"]),
     "spec.source.uri": Field(
         _source(uri="http://store/other/"), warmer_config("source", "uri"), "http://store/other/"
+    ),
+    "spec.verifyIntervalSeconds": Field(
+        {"verifyIntervalSeconds": 0},
+        lambda scene: len(
+            [job for job in jobs(scene, "keeper") if job["metadata"]["annotations"]["preheat.dev/verifies"]]
+        ),
+        0,
     ),
 }
 
@@ -399,9 +591,40 @@ def rendered(kind: str, spec: dict[str, Any]) -> Scene:
     body = body_of(kind, "every-field", spec)
     body["metadata"] |= {"uid": "uid", "generation": 1}
     if kind == "ModelCache":
-        return decide_cache(parse(ModelCache, body), CacheObservation(NODES, (), {}, {}, {}), CONFIG, NOW)
-    seen = ServiceObservation(NODES, (), (), (), _history())
-    return decide_service(parse(LLMDeployment, body), seen, CONFIG, NOW)
+        seen_of_it = CacheObservation(NODES, (), {}, {}, {})
+        plan = decide_cache(parse(ModelCache, body), seen_of_it, CONFIG, NOW)
+        return replace(plan, writes=(*plan.writes, *_a_month_later(body)))
+    service = parse(LLMDeployment, body)
+    external = service.spec.scaling.mode is ScalingMode.EXTERNAL
+    scaling = None if external else ScalingObservation(None, None, Memory(), None)
+    history = _history()
+    rolling = {"strategy", "steps", "paused"} & spec.get("rollout", {}).keys()
+    before = [DeploymentView.from_body(_that_served(history[-1]))] if rolling else []
+    seen = ServiceObservation(NODES, before, (), (), history, scaling=scaling)
+    plan = decide_service(service, seen, CONFIG, NOW)
+    return replace(plan, writes=(*plan.writes, Apply({"kind": "Later", "of": service})))
+
+
+def _a_month_later(body: dict[str, Any]) -> Sequence[Write]:
+    """What is done on a node where the weights have lain for a month."""
+    view, ended = View(), (NOW - timedelta(days=30)).isoformat()
+    cache = parse(ModelCache, body)
+    job = make_warmer(cache, "old", place_of(cache, {}, CONFIG), CONFIG)
+    job["status"] = {"conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": ended}]}
+    labels = {node_label(cache_key(cache)): "ready"}
+    node = {
+        "kind": "Node",
+        "metadata": {"name": "old", "labels": labels},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    }
+    for thing in (body, job, node):
+        view.put(thing)
+    return decide_node(observe_node(("Node", "", "old"), view, CONFIG, NOW), CONFIG, NOW).writes
+
+
+def _that_served(revision: dict[str, Any]) -> dict[str, Any]:
+    """A Deployment of an old revision: then a rollout is under way."""
+    return {**revision, "kind": "Deployment", "spec": {"replicas": 4}}
 
 
 def _history() -> list[dict[str, Any]]:

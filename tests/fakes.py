@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,8 +32,11 @@ class FakeKube:
         self.keeps_foreign_status = False
         """Whether fields of a status that others wrote survive our apply, as they do on a real API server."""
         self.refuses: dict[str, Exception] = {}
+        self.keys: dict[str, Any] | None = None
+        """Those that sign tokens; None: it does not give them, and no node serves another."""
         self.watcher: Callable[[str, dict[str, Any]], None] | None = None
         self._version = 0
+        self._made: Counter[Key] = Counter()
 
     # --- what a user does
 
@@ -61,7 +65,7 @@ class FakeKube:
         result = {}
         for key, body in self.store.items():
             kept = copy.deepcopy(body)
-            for field in ("resourceVersion", "generation"):
+            for field in ("resourceVersion", "generation", "uid"):
                 kept["metadata"].pop(field, None)
             for condition in kept.get("status", {}).get("conditions", ()):
                 condition.pop("lastTransitionTime", None)
@@ -88,7 +92,9 @@ class FakeKube:
         if key in self.store:
             return None
         self._before(f"create {manifest['kind']}")
-        new = {"metadata": {"uid": f"uid-{key[0]}-{key[2]}", "generation": 1}}
+        self._made[key] += 1
+        again = "" if self._made[key] == 1 else f"-{self._made[key]}"
+        new = {"metadata": {"uid": f"uid-{key[0]}-{key[2]}{again}", "generation": 1}}
         body = self._save(key, _merge(new, manifest))
         self._after()
         return body
@@ -148,12 +154,40 @@ class FakeKube:
         self._after()
         return body
 
-    async def label_node(self, node: str, changes: dict[str, str | None]) -> dict[str, Any] | None:
+    async def admit(
+        self, namespace: str, name: str, uid: str, annotations: dict[str, str]
+    ) -> dict[str, Any] | None:
+        self._before("admit Job")
+        key, body = ("Job", namespace, name), None
+        if key in self.store and self.store[key]["metadata"]["uid"] == uid:
+            change = {"metadata": {"annotations": dict(annotations)}, "spec": {"suspend": False}}
+            body = self._save(key, _merge(self.store[key], change))
+        self._after()
+        return body
+
+    async def label_node(
+        self, node: str, changes: dict[str, str | None], version: str
+    ) -> dict[str, Any] | None:
         self._before("label Node")
         body = copy.deepcopy(self.store[("Node", "", node)])
+        if body["metadata"]["resourceVersion"] != version:
+            raise Unavailable(f"409 Conflict: Node {node} has changed")
         labels = {**body["metadata"].get("labels", {}), **changes}
         body["metadata"]["labels"] = {k: v for k, v in labels.items() if v is not None}
         body = self._save(("Node", "", node), body)
+        self._after()
+        return body
+
+    async def price_pod(self, namespace: str, name: str, uid: str, cost: int | None) -> dict[str, Any] | None:
+        self._before("price Pod")
+        key, body = ("Pod", namespace, name), None
+        if key in self.store and self.store[key]["metadata"]["uid"] == uid:
+            body = copy.deepcopy(self.store[key])
+            annotations = body["metadata"].setdefault("annotations", {})
+            annotations.pop("controller.kubernetes.io/pod-deletion-cost", None)
+            if cost is not None:
+                annotations["controller.kubernetes.io/pod-deletion-cost"] = str(cost)
+            body = self._save(key, body)
         self._after()
         return body
 
@@ -167,6 +201,9 @@ class FakeKube:
     async def newest_event(self, namespace: str, uid: str) -> dict[str, Any] | None:
         self.asked.append(uid)
         return self.said.get(uid)
+
+    async def issuer_keys(self) -> dict[str, Any] | None:
+        return self.keys
 
     async def create_event(self, event: dict[str, Any]) -> None:
         self.events.append(event)
@@ -208,10 +245,23 @@ def _merge(old: Any, new: Any) -> Any:
 
 
 class FakeSidecars:
-    """Sidecars that say nothing."""
+    """Sidecars that say nothing, but for what a test puts into ``told`` and ``reports`` (signals, status; by pod IP)."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, Any] = {}
+        self.reports: dict[str, Any] = {}
+        self.asked: list[str] = []
+        self.advice: list[Any] = []
+
+    async def signals(self, addresses: dict[str, str]) -> dict[str, Any]:
+        self.asked += addresses.values()
+        return {key: self.told[ip] for key, ip in addresses.items() if ip in self.told}
 
     async def agents(self, addresses: dict[str, str]) -> dict[str, Any]:
-        return dict.fromkeys(())
+        return {key: self.reports[ip] for key, ip in addresses.items() if ip in self.reports}
+
+    async def advise(self, advice: tuple[Any, ...]) -> None:
+        self.advice += advice
 
     async def warmers(self, addresses: dict[str, str]) -> dict[str, Any]:
         return dict.fromkeys(())

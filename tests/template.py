@@ -146,5 +146,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     },
 }  # fmt: skip
 """What is refused -> (template, the sentence), whoever refuses it: the API server, or the operator."""
+NEWLY_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a port of the node for the engine": (engine(ports=[{"containerPort": 7, "hostPort": 7}]), t.REFUSED_HOST_PORT),
+    "a port of the node": (extra(ports=[{"containerPort": 7, "hostPort": 7}]), t.REFUSED_HOST_PORT),
+    "a port of the node for an init container": (
+        extra("initContainers", ports=[{"containerPort": 7, "hostPort": 7}]), t.REFUSED_HOST_PORT
+    ),
+}  # fmt: skip
+"""What the API server refuses of an object that does not have it yet. The operator takes it: 0.1.0 let it in."""
 HARDWARE = {"gpu": {"types": ["nvidia-l4"]}, "nodeSelector": {"zone": "a"}}
 """What these cases are tried with."""

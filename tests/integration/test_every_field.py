@@ -8,9 +8,7 @@ from tests.integration.conftest import API
 
 SINGLE = {
     "spec.cache.mode": {"cache": {"mode": "Node"}},
-    "spec.rollout.strategy": {"rollout": {"strategy": "Auto"}},
     "spec.runtime.engine": {"runtime": {"engine": "Triton"}},
-    "spec.scaling.mode": {"scaling": {"mode": "External"}},
 }
 """Fields with one value: how they are set."""
 

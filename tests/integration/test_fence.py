@@ -24,7 +24,7 @@ OWNER = {
 }
 TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
 LABELS = "only node labels that start with cache.preheat.dev/"
-VALUE = "only the value 'ready'"
+VALUE = "only the values 'warming', 'ready', 'avoided' and 'leaving'"
 SPEC = "may not change the spec of a node"
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {

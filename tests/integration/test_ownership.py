@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from e2e.cluster.provider import ROOT
-from tests.integration.conftest import API, a_service, complete_warmers
+from tests.integration.conftest import API, a_service, complete_keepers, complete_warmers
 
 TABLE = ROOT / "build" / "bench" / "ownership.jsonl"
 OWN = "preheat.dev/llmdeployment"
@@ -415,7 +415,12 @@ def test_deleted_while_the_operator_is_down(owned: Owned, what: str) -> None:
     assert key in owned.api.kubectl("get", "pv", "-o", "name")
     with owned.api.operator(), measured(f"operator down, {what} deleted: nothing left after its start"):
         owned.until("volumes", lambda: key not in owned.api.kubectl("get", "pv", "-o", "name"))
-        owned.until("labels", lambda: key not in owned.api.kubectl("get", "node", "gpu-1", "--show-labels"))
+
+        def label_gone() -> bool:
+            complete_keepers(owned.api)
+            return key not in owned.api.kubectl("get", "node", "gpu-1", "--show-labels")
+
+        owned.until("labels", label_gone)
         owned.until("claims and policies", lambda: not owned.all("pvc") and not owned.all("networkpolicy"))
 
 

@@ -12,7 +12,7 @@ from tests.integration.conftest import API, a_service, complete_warmers
 
 NEVER = (
     ("get", "secrets"), ("list", "secrets"), ("watch", "secrets"), ("get", "configmaps"), ("create", "pods"),
-    ("delete", "pods"), ("create", "pods/exec"), ("get", "pods/log"), ("create", "serviceaccounts/token"),
+    ("create", "pods/exec"), ("get", "pods/log"), ("create", "serviceaccounts/token"),
     ("update", "nodes"), ("patch", "nodes/status"), ("delete", "nodes"), ("create", "pods/eviction"),
     ("update", "llmdeployments.preheat.dev"), ("patch", "llmdeployments.preheat.dev"),
     ("delete", "llmdeployments.preheat.dev"), ("escalate", "clusterroles.rbac.authorization.k8s.io"),
@@ -70,8 +70,10 @@ def test_all_that_it_makes_it_takes_away_again(api: API, node: str) -> None:
         api.until("its warmer gone", lambda: not _jobs(api, "leaving"))
 
         api.kubectl("delete", "llmd/rights", "mc/leaving")
-        api.until("no volume", lambda: not api.kubectl("get", "pv,pvc", "-A", "-o", "name").split())
-        api.until("no policy", lambda: not api.kubectl("get", "networkpolicies", "-A", "-o", "name").split())
+        api.until("no volume", lambda: not api.kubectl("get", "pv,pvc", "-A", "-o", "name").split(), 60)
+        api.until(
+            "no policy", lambda: not api.kubectl("get", "networkpolicies", "-A", "-o", "name").split(), 60
+        )
 
 
 def _names(api: API, kind: str) -> list[str]:
@@ -104,7 +106,11 @@ def _labels(api: API, node: str) -> list[str]:
 def without_finalizers(api: API) -> Iterator[str]:
     """A user with all the operator's rights but that on finalizers."""
     (role,) = [b for b in chart() if b["kind"] == "ClusterRole" and b["metadata"]["name"] == "preheat"]
-    rules = [rule for rule in role["rules"] if not any(r.endswith("/finalizers") for r in rule["resources"])]
+    rules = [
+        rule
+        for rule in role["rules"]
+        if not any(r.endswith("/finalizers") for r in rule.get("resources", ()))
+    ]
     assert len(rules) == len(role["rules"]) - 1
     api.apply({**role, "metadata": {"name": "without-finalizers"}, "rules": rules})
     user = "without-finalizers"

@@ -13,7 +13,9 @@ def test_defaults_are_filled_in_and_scale_works(api: API) -> None:
     assert body is not None
     assert body["spec"]["replicas"] == 1
     assert body["spec"]["health"]["canary"]["failureThreshold"] == 2
-    assert body["spec"]["scaling"] == {"minReplicas": 0, "maxReplicas": 1000, "mode": "External"}
+    assert body["spec"]["scaling"] == {
+        "minReplicas": 0, "maxReplicas": 1000, "mode": "External", "scaleToZero": False, "schedules": []
+    }  # fmt: skip
     api.kubectl("scale", "llmd/defaults", "--replicas=3")
     assert (api.get("llmd", "defaults") or {})["spec"]["replicas"] == 3
     api.kubectl("delete", "llmd", "defaults")

@@ -13,7 +13,10 @@ import yaml
 
 from e2e.cluster.provider import ROOT
 from tests.integration.conftest import API, a_service
-from tests.template import HARDWARE, REFUSED, everything
+from tests.template import HARDWARE, NEWLY_REFUSED, everything
+from tests.template import REFUSED as ALWAYS_REFUSED
+
+REFUSED = {**ALWAYS_REFUSED, **NEWLY_REFUSED}
 
 
 @pytest.fixture(scope="module")

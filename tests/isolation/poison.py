@@ -73,6 +73,11 @@ class Poison:
             "effect": lambda: self._pick(("", "NoSchedule", "NoExecute")),
             "key": lambda: self._pick(("example.com/taint", "a", "x" * 63)),
             "value": lambda: "",
+            "claimName": lambda: self._pick(("weights", "x" * 253, "a.b")),
+            "verifyIntervalSeconds": lambda: self._pick((0, 60, 31_536_000)),
+            "start": lambda: self._pick(("00:00", "07:30", "23:59")),
+            "end": lambda: self._pick(("00:01", "12:00", "23:58")),
+            "timeZone": lambda: self._pick(("UTC", "Europe/Berlin", "Nowhere/At_All")),
             "template": self._template,
         }
 
@@ -195,6 +200,10 @@ def _mend(spec: Body, chooser: random.Random) -> None:
     """Make a spec keep the rules over several fields, as far as they are easily kept."""
     source = spec.get("model") or spec.get("source") or {}
     _mend_source(source, chooser)
+    for part in (spec, spec.get("placement", {}), spec.get("hardware", {})):
+        for toleration in part.get("tolerations", []):
+            toleration.setdefault("key", "example.com/taint")
+    _mend_storage(spec, spec.get("storage") or spec.get("cache") or {})
     if "hardware" not in spec:
         return
     runtime = spec.setdefault("runtime", {})
@@ -211,9 +220,7 @@ def _mend(spec: Body, chooser: random.Random) -> None:
     hardware = spec["hardware"]
     hardware["gpu"]["types"] = chooser.sample(GPU_TYPES, chooser.choice((1, 1, len(GPU_TYPES))))
     hardware.pop("parallelism", None)
-    scaling = spec.get("scaling", {})
-    if scaling.get("minReplicas", 0) > scaling.get("maxReplicas", 1000):
-        scaling.pop("minReplicas")
+    _mend_scaling(spec.get("scaling", {}))
     if runtime.get("resources"):
         runtime["resources"] = {
             "cpu": chooser.choice(QUANTITIES[:3]),
@@ -221,6 +228,31 @@ def _mend(spec: Body, chooser: random.Random) -> None:
         }
     if not str(spec.get("health", {}).get("canary", {}).get("prompt", "x")).strip():
         spec["health"]["canary"]["prompt"] = "x"
+
+
+def _mend_storage(spec: Body, storage: Body) -> None:
+    if storage.get("mode") == "Image":
+        storage["mode"] = "Node"  # its weights are in an image: most sources are not
+    if storage.get("mode") == "Shared":
+        storage.setdefault("claimName", "weights")
+        storage.pop("warmNodes", None)
+        spec.get("placement", {}).pop("nodes", None)
+    else:
+        storage.pop("claimName", None)
+
+
+def _mend_scaling(scaling: Body) -> None:
+    if scaling.get("mode", "External") == "External":
+        for field in ("targetConcurrency", "lateAfterSeconds", "scaleToZero", "schedules"):
+            scaling.pop(field, None)
+    else:
+        scaling["maxReplicas"] = min(999, scaling.get("maxReplicas", 999))
+    if scaling.get("scaleToZero") or scaling.get("minReplicas", 0) > scaling.get("maxReplicas", 1000):
+        scaling.pop("minReplicas", None)
+    for schedule in scaling.get("schedules", []):
+        schedule["minReplicas"] = min(schedule["minReplicas"], max(1, scaling["maxReplicas"]))
+    if scaling.get("maxReplicas") == 0:
+        scaling.pop("schedules", None)
 
 
 def _mend_source(source: Body, chooser: random.Random) -> None:

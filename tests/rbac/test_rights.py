@@ -58,6 +58,8 @@ def granted() -> set[Call]:
 
 
 def _calls(rule: dict[str, Any]) -> set[Call]:
+    if "nonResourceURLs" in rule:
+        return {Call(verb, "", path) for verb in rule["verbs"] for path in rule["nonResourceURLs"]}
     return {
         Call(verb, group, *resource.split("/"))
         for verb in rule["verbs"]
