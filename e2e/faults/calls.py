@@ -23,10 +23,12 @@ def place_of(path: str) -> Place:
     Place(group='apps', namespace='a', resource='deployments', name='b', subresource='')
     >>> place_of("/api/v1/nodes/n/status")
     Place(group='', namespace='', resource='nodes', name='n', subresource='status')
-    >>> place_of("/apis/apps/v1").resource
-    ''
+    >>> place_of("/apis/apps/v1").resource, place_of("/openid/v1/jwks").resource
+    ('', '')
     """
     root, *parts = path.strip("/").split("/")
+    if root not in {"api", "apis"}:
+        return Place("", "", "", "", "")
     group = ""
     if root == "apis" and parts:
         group, *parts = parts

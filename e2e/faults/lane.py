@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from preheat.api.constants import ANNOTATION_NODE
 from preheat.cluster.kinds import KINDS
 
 from e2e.faults.calls import Call
@@ -16,6 +17,7 @@ from e2e.faults.plan import CLOCK_JUMPS, Spec, Trace, Way
 from e2e.faults.plane import Body, Plane
 from e2e.faults.proxy import Fault, Proxy, Record, Rule, WatchFault
 from e2e.faults.workloads import SETTLE_SECONDS, WORKLOADS, Case, NotConvergedError
+from e2e.rights import SYSTEM
 
 QUIET_SECONDS = 4.5
 """No write for so long is rest: one full list (every 4 s here) falls into it."""
@@ -86,9 +88,12 @@ class Lane:
         return Operator(self._folder, name, kubeconfig, self.plane.control.mark)
 
     def _sees(self, body: Body) -> bool:
-        """This lane's operator sees the namespaces, nodes and volumes of this lane's cases."""
+        """This lane's operator sees the namespaces, nodes and volumes of this lane's cases, and keepers of its nodes."""
         mine, metadata = f"{self.name}-", body["metadata"]
         claim = ((body.get("spec") or {}).get("claimRef") or {}).get("namespace")
+        if SYSTEM in {metadata.get("namespace"), claim}:
+            node = (metadata.get("annotations") or {}).get(ANNOTATION_NODE)
+            return node is None or node.startswith(mine)
         return any(
             str(name).startswith(mine)
             for name in (metadata.get("namespace"), claim or metadata["name"])

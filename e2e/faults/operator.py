@@ -128,6 +128,8 @@ class Operator:
         environment = {
             **os.environ,
             **dict(self.setup.environment),
+            # Who takes weights from whom depends on who was first: two good runs would end differently.
+            "PREHEAT_NEIGHBOURS": "false",
             "KUBECONFIG": str(self.kubeconfig),
             "PREHEAT_PORT": str(free_port()),
             processes.MARK: self.mark,

@@ -20,6 +20,8 @@ FROM_THE_NAMESPACE = ("preheat.dev/applied", "controller-uid", "batch.kubernetes
 """Labels and annotations that are hashes of names, or uids."""
 MADE_BY_OTHERS = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "generation", "selfLink",
                   "deletionTimestamp", "deletionGracePeriodSeconds", "finalizers")  # fmt: skip
+POD = re.compile(r"\b(m-[\w-]+)-[bcdf-hj-np-tv-xz24-9]{6,10}-[bcdf-hj-np-tv-xz24-9]{5}\b")
+"""The name of a pod of a Deployment: its end is random, without vowels."""
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")
 # Whether a generation is the newest is asked of every status, in every case: see untruths().
 MASKED = frozenset(
@@ -70,7 +72,7 @@ class Reference:
 
 def outcome_of(case: Case, changes: Iterable[Change]) -> Outcome:
     """Return what a case left behind, and what came and went on the way."""
-    spell = _Spelling(case)
+    spell = Spelling(_words(case))
     objects: dict[str, Body] = {}
     for key, body in sorted(case.plane.eyes.objects.items(), key=lambda item: item[0]):
         if case.owns(key, body):
@@ -82,27 +84,41 @@ def outcome_of(case: Case, changes: Iterable[Change]) -> Outcome:
     deleted: Counter[str] = Counter()
     for change in changes:
         if case.owns(change.key, change.body):
-            (created if change.created else deleted)[spell.name(change.body)] += 1
+            counts, name = created if change.created else deleted, spell.name(change.body)
+            counts[name] = 1 if _is_tried(case, change.body) else counts[name] + 1
     return Outcome(objects, created, deleted)
 
 
-class _Spelling:
-    """Spells names and hashes that depend on the case's namespace the same way in every case."""
+def _is_tried(case: Case, body: Body) -> bool:
+    """Tell whether it is a pod of a revision that fails: how many there are depends on how soon its verdict can be written."""
+    good = case.plane.hands.good.get(case.id)
+    if body["kind"] != "Pod" or not good:
+        return False
+    return (body["metadata"].get("labels") or {}).get(LABEL_REVISION) not in {*good, None}
 
-    def __init__(self, case: Case) -> None:
-        eyes = case.plane.eyes
-        words = {case.id: "CASE", names.namespace_key(case.id): "NAMESPACE-KEY"}
-        for number, node in enumerate(case.nodes, 1):
-            words[names.digest(node, 8)] = words[node] = f"NODE{number}"
-        # A revision's hash has the node selector in it, and with it the case's name. The first one made is 1.
-        made = (c.body for c in eyes.changes if c.created and c.key[:2] == ("ControllerRevision", case.id))
-        for number, revision in enumerate(
-            dict.fromkeys(b["metadata"]["labels"][LABEL_REVISION] for b in made), 1
-        ):
-            words[revision] = f"REVISION{number}"
-        seen = {c.key: c.body for c in eyes.changes if c.key[:2] == ("ModelCache", case.id)}
-        for (_, _, name), body in seen.items():
-            words[cache_key(parse(ModelCache, {"apiVersion": API_VERSION, **body}))] = f"KEY-OF-{name}"
+
+def _words(case: Case) -> dict[str, str]:
+    """Return the names and hashes that depend on the case's namespace, each with what it is called in every case."""
+    eyes = case.plane.eyes
+    words = {case.id: "CASE", names.namespace_key(case.id): "NAMESPACE-KEY"}
+    for number, node in enumerate(case.nodes, 1):
+        words[names.digest(node, 8)] = words[node] = f"NODE{number}"
+    # A revision's hash has the node selector in it, and with it the case's name. The first one made is 1.
+    made = (c.body for c in eyes.changes if c.created and c.key[:2] == ("ControllerRevision", case.id))
+    for number, revision in enumerate(
+        dict.fromkeys(b["metadata"]["labels"][LABEL_REVISION] for b in made), 1
+    ):
+        words[revision] = f"REVISION{number}"
+    seen = {c.key: c.body for c in eyes.changes if c.key[:2] == ("ModelCache", case.id)}
+    for (_, _, name), body in seen.items():
+        words[cache_key(parse(ModelCache, {"apiVersion": API_VERSION, **body}))] = f"KEY-OF-{name}"
+    return words
+
+
+class Spelling:
+    """Spells what differs from run to run the same way in every case."""
+
+    def __init__(self, words: dict[str, str]) -> None:
         self._words = words
         self._pattern = re.compile("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)))
 
@@ -116,36 +132,46 @@ class _Spelling:
         return self.text(f"{body['kind']} {metadata['name']}")
 
     def text(self, value: str) -> str:
-        return self._pattern.sub(lambda match: self._words[match[0]], value)
+        return POD.sub(r"\1-POD", self._pattern.sub(lambda match: self._words[match[0]], value))
 
     def plain(self, body: Body) -> Body:
         """Return an object without what differs from run to run."""
         metadata = {k: v for k, v in body["metadata"].items() if k not in MADE_BY_OTHERS}
         if body["kind"] == "Pod":
             return {
-                "metadata": {"labels": self._value(_stable_labels(metadata))},
+                "metadata": {"labels": self.value(_stable_labels(metadata))},
                 "leaving": "deletionTimestamp" in body["metadata"],
                 "phase": (body.get("status") or {}).get("phase"),
             }
         if body["kind"] == "Node":
             labels = {k: v for k, v in metadata["labels"].items() if k.startswith(CACHE_LABEL)}
-            return {"metadata": {"labels": self._value(labels)}}
-        result: Body = self._value({**body, "metadata": metadata})
+            return {"metadata": {"labels": self.value(labels)}}
+        result: Body = self.value({**body, "metadata": metadata})
         if body["kind"] not in {"LLMDeployment", "ModelCache"}:
             result.pop("status", None)
         return result
 
-    def _value(self, value: Any) -> Any:
+    def value(self, value: Any) -> Any:
+        """Return a value without what differs from run to run."""
         if isinstance(value, dict):
-            return {self.text(k): self._value(v) for k, v in value.items() if k not in MASKED}
+            return {self.text(k): self.value(v) for k, v in value.items() if k not in MASKED}
         if isinstance(value, list):
-            items = [self._value(item) for item in value]
+            items = [self.value(item) for item in value]
             named = all(isinstance(item, dict) and "name" in item for item in items)
             # Revisions are sorted by their hashes, which differ from case to case.
             return sorted(items, key=lambda item: str(item["name"])) if named else items
         if isinstance(value, str):
+            if value.startswith("{") and value.endswith("}"):
+                return self._json(value)
             return "TIME" if TIME.match(value) else self.text(value)
         return value
+
+    def _json(self, text: str) -> Any:
+        """Return what an annotation holds: a verdict has the time in it."""
+        try:
+            return self.value(json.loads(text))
+        except ValueError:
+            return self.text(text)
 
 
 def _stable_labels(metadata: Body) -> dict[str, str]:

@@ -148,10 +148,11 @@ def _key(body: Body) -> Key:
 
 
 class Hands:
-    """What kubelets do: pods that the scheduler placed run, warmers end well, deleted pods go.
+    """What kubelets do: pods that the scheduler placed run, warmers and keepers end well, deleted pods go.
 
     The warmers of a namespace in ``held`` do not end: their weights are still on the way. Of a namespace in
-    ``good`` only the pods of these revisions become Ready.
+    ``good`` only the pods of these revisions become Ready; the engines of the others do nothing, or end again and again
+    where the namespace is in ``crashing``.
     """
 
     def __init__(self, admin: Admin, eyes: Eyes) -> None:
@@ -160,6 +161,7 @@ class Hands:
         self._tasks: set[asyncio.Task[None]] = set()
         self.held: set[str] = set()
         self.good: dict[str, set[str]] = {}
+        self.crashing: set[str] = set()
         eyes.on_event = self.saw
 
     def saw(self, body: Body) -> None:
@@ -188,32 +190,35 @@ class Hands:
             if spec.get("nodeName"):
                 await self._admin.delete(path, {"gracePeriodSeconds": 0})
         elif spec.get("nodeName") and status.get("phase") == "Pending":
-            if metadata.get("labels", {}).get("preheat.dev/component") == "warmer":
+            component = metadata.get("labels", {}).get("preheat.dev/component")
+            if component in LAST_WORDS:
                 if metadata["namespace"] not in self.held:
-                    await self._admin.patch(f"{path}/status", {"status": _ended()})
+                    await self._admin.patch(f"{path}/status", {"status": _ended(component)})
             elif self._comes_up(metadata):
                 await self._admin.patch(f"{path}/status", {"status": _serving()})
+            elif metadata["namespace"] in self.crashing:
+                await self._admin.patch(f"{path}/status", {"status": _crashing()})
 
     def _comes_up(self, metadata: Body) -> bool:
         good = self.good.get(metadata["namespace"])
         return good is None or metadata["labels"].get("preheat.dev/revision") in good
 
 
-def _ended() -> Body:
-    words = {
-        "state": "Published",
-        "bytesTotal": 1000,
-        "bytesDone": 1000,
-        "manifestSHA256": "f" * 64,
-    }
+LAST_WORDS: dict[str, Body] = {
+    "warmer": {"state": "Published", "bytesTotal": 1000, "bytesDone": 1000, "manifestSHA256": "f" * 64},
+    "keeper": {"state": "Kept"},
+}
+
+
+def _ended(component: str) -> Body:
     ended = {
         "exitCode": 0,
         "reason": "Completed",
-        "message": json.dumps(words),
+        "message": json.dumps(LAST_WORDS[component]),
         "startedAt": STAMP,
         "finishedAt": STAMP,
     }
-    return {"phase": "Succeeded", "containerStatuses": [_container("warmer", {"terminated": ended})]}
+    return {"phase": "Succeeded", "containerStatuses": [_container(component, {"terminated": ended})]}
 
 
 def _serving() -> Body:
@@ -224,6 +229,26 @@ def _serving() -> Body:
         "podIPs": [{"ip": "127.0.0.1"}],
         "conditions": [{"type": kind, **true} for kind in ("Ready", "ContainersReady", "PodScheduled")],
         "containerStatuses": [_container("engine", {"running": {"startedAt": STAMP}})],
+    }
+
+
+def _crashing() -> Body:
+    """Return the status of a pod whose engine was started again three times."""
+    true, false = {"status": "True"}, {"status": "False"}
+    said = {
+        "exitCode": 1,
+        "reason": "Error",
+        "message": "it crashed",
+        "startedAt": STAMP,
+        "finishedAt": STAMP,
+    }
+    waits = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s"}}
+    engine = {**_container("engine", waits), "restartCount": 3, "lastState": {"terminated": said}}
+    conditions = (("Ready", false), ("ContainersReady", false), ("PodScheduled", true))
+    return {
+        "phase": "Running",
+        "conditions": [{"type": kind, "lastTransitionTime": STAMP, **holds} for kind, holds in conditions],
+        "containerStatuses": [engine],
     }
 
 

@@ -74,6 +74,7 @@ class Case:
         """Take everything away, whatever the operator did."""
         admin = self.plane.admin
         self.plane.hands.held.discard(self.id)
+        self.plane.hands.crashing.discard(self.id)
         await admin.delete(self.path)
         await self.plane.eyes.until(
             lambda: self.service is None and not self.all("ModelCache"), CLOSE_SECONDS
@@ -211,6 +212,14 @@ async def _settled_twice(case: Case) -> None:
     await case.until("the first settling", lambda: case.is_serving(2))
 
 
+async def _settled_in_full(case: Case) -> None:
+    """Two replicas hold every GPU of both nodes: a new one has no room beside them. They are known to be good at once."""
+    gpu = {"types": ["nvidia-l4"], "count": 2}
+    hardware = {"gpu": gpu, "nodeSelector": {"case": case.id}}
+    await case.make(replicas=2, hardware=hardware, rollout={"soakSeconds": 0})
+    await case.until("the first settling", lambda: case.is_serving(2))
+
+
 async def _create(case: Case) -> None:
     await case.make()
 
@@ -308,6 +317,32 @@ async def _stuck(case: Case) -> None:
     await case.until("stuck with a bad revision", is_stuck)
 
 
+async def _crash(case: Case) -> None:
+    """A revision whose engines end again and again goes out: it has to be taken back without a person."""
+    hands = case.plane.hands
+    hands.good[case.id] = {pod["metadata"]["labels"]["preheat.dev/revision"] for pod in case.pods()}
+    hands.crashing.add(case.id)
+    await case.change(OTHER_OPTIONS)
+
+
+def _is_rolled_back(case: Case) -> bool:
+    """The first revision alone serves, with both replicas, and the status says why."""
+    body = case.service
+    if body is None:
+        return False
+    conditions = (body.get("status") or {}).get("conditions", ())
+    told = any(
+        c["type"] == "RolledBack"
+        and (c["status"], c["reason"]) == ("True", Reason.ENGINE_CRASHING)
+        and c["observedGeneration"] == body["metadata"]["generation"]
+        for c in conditions
+    )
+    pods = case.pods()
+    revisions = {pod["metadata"]["labels"]["preheat.dev/revision"] for pod in pods}
+    ready = (body.get("status") or {}).get("readyReplicas")
+    return told and len(pods) == ready == 2 and revisions == case.plane.hands.good[case.id]
+
+
 async def _roll_back(case: Case) -> None:
     await case.change({"runtime": {"options": None}})
 
@@ -330,6 +365,8 @@ WORKLOADS = {
         Workload("scale-down", _settled_twice, _scale_down, _serves),
         Workload("model-change", _settled, _other_model, _serves),
         Workload("roll-back", _stuck, _roll_back, _serves),
+        Workload("rollout", _settled_in_full, _edit, _serves_twice),
+        Workload("rollback", _settled_in_full, _crash, _is_rolled_back),
         Workload("node-lost", _settled, _lose_node, _serves_elsewhere),
         Workload("delete", _settled, _delete, _is_gone),
     )

@@ -64,6 +64,23 @@ class Cluster:
             "no engine left", lambda: not self.items("pods", "preheat.dev/component=engine"), READY_SECONDS
         )
 
+    def weights_on(self, node: str) -> list[str]:
+        """The keys whose weights lie on a node's disk."""
+        folder = f"/var/lib/preheat/{self.namespace}"
+        return self.provider.node_exec(node, ["sh", "-c", f"ls {folder} 2>/dev/null || true"]).split()
+
+    def empty_disks(self) -> None:
+        """Have nothing serve and no weights lie on any node: what another cache holds there is not fetched again."""
+        self.clear()
+        self.kubectl("-n", self.namespace, "delete", "mc", "--all")
+        # No pod may start with what lies there. The keepers may take their time: tests/test_disks.py looks at them.
+        self.until("no node ready", lambda: '":"ready"' not in self._labels_of_nodes(), 60)
+        for node in self.provider.nodes():
+            self.provider.node_exec(node, ["sh", "-c", f"rm -rf /var/lib/preheat/{self.namespace}/*"])
+
+    def _labels_of_nodes(self) -> str:
+        return self.kubectl("get", "nodes", "-o", "jsonpath={.items[*].metadata.labels}")
+
     def pods(self, service: str) -> list[dict[str, Any]]:
         return self.items("pods", f"preheat.dev/llmdeployment={service},preheat.dev/component=engine")
 

@@ -19,7 +19,8 @@ RESOURCE = "nvidia.com/gpu"
 def no_operator(cluster: Cluster) -> Iterator[None]:
     """Take the operator away, and bring it back."""
     cluster.kubectl("-n", SYSTEM, "scale", "deploy/preheat", "--replicas=0")
-    cluster.until("operator gone", lambda: not cluster.items("pods", namespace=SYSTEM), 60)
+    is_operator = "app.kubernetes.io/name=preheat"
+    cluster.until("operator gone", lambda: not cluster.items("pods", is_operator, SYSTEM), 60)
     try:
         yield
     finally:

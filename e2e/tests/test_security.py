@@ -104,11 +104,14 @@ def operator(cluster: Cluster) -> Pod:
 @pytest.fixture(scope="module")
 def warmer(cluster: Cluster) -> Iterator[Pod]:
     """One that is at work for as long as it is looked at."""
+    node = cluster.provider.nodes()[1]
+    # What another cache holds on a disk is not fetched again, and the engine that is looked at runs on the first node.
+    cluster.until("an empty disk", lambda: not cluster.weights_on(node), 150, every=1)
     source = yaml.safe_load((ROOT / "examples" / "smollm2.yaml").read_text())["spec"]["model"]
     spec = {
         "source": {"uri": source["uri"], "format": source["format"]},
         "maxBytesPerSecond": 200_000,
-        "placement": {"nodeSelector": {"kubernetes.io/hostname": cluster.provider.nodes()[0]}},
+        "placement": {"nodeSelector": {"kubernetes.io/hostname": node}},
     }
     name, where = "slow", {"namespace": cluster.namespace}
     _apply(cluster, {"apiVersion": "preheat.dev/v1alpha1", "kind": "ModelCache", "metadata": {"name": name, **where}, "spec": spec})  # fmt: skip
@@ -126,24 +129,7 @@ def warmer(cluster: Cluster) -> Iterator[Pod]:
 def strangers(cluster: Cluster) -> Iterator[dict[str, Pod]]:
     """A pod in a namespace that has nothing to do with us, and one beside the model."""
     _apply(cluster, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": STRANGERS}})
-    pods = {}
-    for namespace in (STRANGERS, cluster.namespace):
-        container = {
-            "name": "python",
-            "image": "ghcr.io/preheat-dev/warmer:dev",
-            "imagePullPolicy": "Never",
-            "command": ["python3", "-c", "import signal; signal.pause()"],
-            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        }
-        spec = {
-            "containers": [container],
-            "automountServiceAccountToken": False,
-            "terminationGracePeriodSeconds": 0,
-            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        }
-        _apply(cluster, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger", "namespace": namespace}, "spec": spec})  # fmt: skip
-        cluster.kubectl("-n", namespace, "wait", "--for=condition=Ready", "pod/stranger", "--timeout=60s")
-        pods[namespace] = Pod(cluster, namespace, "stranger", "python")
+    pods = {namespace: _stranger(cluster, namespace) for namespace in (STRANGERS, cluster.namespace)}
     yield pods
     cluster.kubectl("-n", cluster.namespace, "delete", "pod", "stranger")
     cluster.kubectl("delete", "namespace", STRANGERS, "--wait=true")
@@ -213,6 +199,41 @@ def test_who_is_nobody_learns_nothing_from_the_api(cluster: Cluster, strangers: 
         assert set(strangers[STRANGERS].run(ASK_THE_API, server)) <= {"401", "403"}
 
 
+@pytest.mark.usefixtures("engine")
+def test_a_link_in_the_place_of_weights_leads_nowhere(cluster: Cluster) -> None:
+    """Whoever may start pods in a namespace may write where its weights lie. That must show nobody the node."""
+    (model,) = cluster.pods(SERVICE)
+    claims = [
+        volume.get("persistentVolumeClaim", {}).get("claimName", "") for volume in model["spec"]["volumes"]
+    ]
+    (serve,) = [claim for claim in claims if claim.endswith("-serve")]
+    (warm,) = [
+        body["metadata"]["name"]
+        for body in cluster.items("pvc", "app.kubernetes.io/managed-by=preheat", cluster.namespace)
+        if body["metadata"]["name"].endswith("-warm")
+    ]
+    key = serve.split("-")[1]
+    writer = _stranger(cluster, cluster.namespace, "writer", claim=warm, node=model["spec"]["nodeName"])
+    try:
+        writer.run(f"import os; os.rename('/x/{key}', '/x/kept'); os.symlink('/', '/x/{key}')")
+        reader = _stranger(cluster, cluster.namespace, "reader", claim=serve)
+        assert {key, "kept"} <= set(reader.run("import os; print(*os.listdir('/x'), sep='\\n')"))
+        same = f"import os; print(sorted(os.listdir('/x/{key}')) == sorted(os.listdir('/')))"
+        assert reader.run(same) == ["True"], "the link leads to the pod's own files"
+        _stranger(cluster, cluster.namespace, "deeper", claim=serve, folder=f"{key}/etc", starts=False)
+
+        def refused() -> bool:
+            pod = cluster.get("pod", "deeper", cluster.namespace) or {}
+            states = [status["state"] for status in pod["status"].get("containerStatuses", [])]
+            return any("subPath" in state.get("waiting", {}).get("message", "") for state in states)
+
+        cluster.until("the kubelet refuses to follow the link", refused, 90)
+    finally:
+        writer.run(f"import os; os.remove('/x/{key}'); os.rename('/x/kept', '/x/{key}')")
+        for name in ("writer", "reader", "deeper"):
+            cluster.kubectl("-n", cluster.namespace, "delete", "pod", name, "--ignore-not-found")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_in_an_image_gives_rights(name: str) -> None:
     archive = image_archives()[name]
@@ -231,6 +252,45 @@ def test_nothing_in_an_image_gives_rights(name: str) -> None:
     assert not [path for path, file in files.items() if file.uid == 1000 or file.gid == 1000], (
         "ours to change"
     )
+
+
+def _stranger(
+    cluster: Cluster,
+    namespace: str,
+    name: str = "stranger",
+    *,
+    claim: str = "",
+    folder: str = "",
+    node: str = "",
+    starts: bool = True,
+) -> Pod:
+    """Start a pod that waits, at /x with a claim or a folder of it, on a node."""
+    container: dict[str, Any] = {
+        "name": "python",
+        "image": "ghcr.io/preheat-dev/warmer:dev",
+        "imagePullPolicy": "Never",
+        "command": ["python3", "-c", "import signal; signal.pause()"],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    spec: dict[str, Any] = {
+        "containers": [container],
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 0,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+    }
+    if claim:
+        spec["securityContext"]["fsGroup"] = 1000
+        spec["tolerations"] = [{"operator": "Exists"}]
+        spec["volumes"] = [{"name": "x", "persistentVolumeClaim": {"claimName": claim}}]
+        container["volumeMounts"] = [
+            {"name": "x", "mountPath": "/x", **({"subPath": folder} if folder else {})}
+        ]
+    if node:
+        spec["nodeSelector"] = {"kubernetes.io/hostname": node}
+    _apply(cluster, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace}, "spec": spec})  # fmt: skip
+    if starts:
+        cluster.kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
+    return Pod(cluster, namespace, name, "python")
 
 
 def _api_servers(cluster: Cluster) -> list[str]:

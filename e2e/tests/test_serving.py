@@ -10,6 +10,7 @@ PROMPT = "The capital of France is"
 
 def test_a_model_is_warmed_loaded_probed_and_answers(cluster: Cluster, service: str) -> None:
     name = service
+    cluster.empty_disks()
     cluster.apply(name, slowly=True, cache={"maxBytesPerSecond": 12_000_000})
     seen: list[tuple[str, int, str | None]] = []
 

@@ -13,6 +13,7 @@ A10G = {"gpu": {"types": ["nvidia-a10g"]}}
 
 def test_no_pod_before_the_weights(cluster: Cluster, service: str) -> None:
     """The second node is tainted, of another GPU type, and has no weights: its pod waits for them."""
+    cluster.empty_disks()
     cluster.kubectl("-n", cluster.namespace, "scale", "deploy/model-store", "--replicas=0")
     cluster.until("store gone", lambda: not cluster.items("pods", "app=model-store"), 60)
     cluster.apply(service, hardware=A10G, runtime={"options": None})
@@ -30,6 +31,7 @@ def test_no_pod_before_the_weights(cluster: Cluster, service: str) -> None:
 
 
 def test_a_killed_warmer_resumes(cluster: Cluster, service: str) -> None:
+    cluster.empty_disks()
     cluster.apply(service, hardware=A10G, cache={"maxBytesPerSecond": 8_000_000}, replicas=1,
                   model={"include": ["*.gguf"]})  # fmt: skip
     cluster.until("half of it", lambda: _percent(cluster, service) >= 40, 60)

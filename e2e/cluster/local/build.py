@@ -180,18 +180,18 @@ def _with_progress(
 ) -> None:
     """Run a Go build and show how many of its packages are compiled: the cache makes some of them free."""
     started, done, last = time.monotonic(), 0, 0.0
-    process = subprocess.Popen(command, cwd=source, env=environment, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
     words: list[str] = []
-    for line in process.stderr:
-        words = [*words[-20:], line.rstrip()]
-        if line.startswith("go: downloading"):
-            continue
-        done += 1
-        if time.monotonic() - last > (1 if sys.stdout.isatty() else 20):
-            last = time.monotonic()
-            end = "\r" if sys.stdout.isatty() else "\n"
-            print(f"  {what}: {done} of {total} packages, {last - started:.0f} s", end=end, flush=True)
-    if process.wait():
+    with subprocess.Popen(command, cwd=source, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            words = [*words[-20:], line.rstrip()]
+            if line.startswith("go: downloading"):
+                continue
+            done += 1
+            if time.monotonic() - last > (1 if sys.stdout.isatty() else 20):
+                last = time.monotonic()
+                end = "\r" if sys.stdout.isatty() else "\n"
+                print(f"  {what}: {done} of {total} packages, {last - started:.0f} s", end=end, flush=True)
+    if process.returncode:
         raise RuntimeError(f"{what} failed:\n" + "\n".join(words))
     print(f"  {what}: {time.monotonic() - started:.0f} s" + " " * 30, flush=True)
