@@ -77,7 +77,7 @@ build: venv ## build the Python distribution into dist/
 # --- check
 
 .PHONY: test
-test: forget-results lint test-unit test-integration test-runtime test-e2e test-faults test-rbac ## everything: what CI runs
+test: forget-results lint test-unit test-integration test-isolation test-runtime test-e2e test-faults test-rbac ## everything: what CI runs
 	@echo; $(BIN)/python tests/summary.py $(RESULTS)
 
 .PHONY: forget-results
@@ -105,6 +105,9 @@ ALONE := tests/integration/test_isolation.py
 .PHONY: test-integration
 test-integration: venv ## a real kube-apiserver: schema, ownership, drift, deletion
 	$(PYTEST) $(SIDE_BY_SIDE) --junitxml=$(RESULTS)/integration.xml tests/integration --ignore $(ALONE)
+
+.PHONY: test-isolation
+test-isolation: venv ## the same: no object delays another
 	$(PYTEST) --junitxml=$(RESULTS)/isolation.xml $(ALONE)
 
 .PHONY: test-bad-input
@@ -132,6 +135,10 @@ faults: venv ## the whole fault campaign; a part of it: WORKLOAD= FAULT= CASE= S
 	$(BIN)/python -m e2e.faults $(if $(WORKLOAD),--workload "$(WORKLOAD)") $(if $(FAULT),--fault "$(FAULT)") \
 	  $(if $(CASE),--case "$(CASE)") $(if $(SEED),--seed $(SEED)) $(if $(LANES),--lanes $(LANES))
 
+.PHONY: e2e-rollout
+e2e-rollout: venv ## good and bad revisions on a real cluster, under traffic; a part of it: CASE= SEED= PROVIDER=
+	$(BIN)/python -m e2e.rollout --provider $(PROVIDER) $(if $(CASE),--case "$(CASE)") $(if $(SEED),--seed $(SEED))
+
 .PHONY: test-rbac
 test-rbac: venv ## the operator's ClusterRole against the calls that the tests before it recorded
 	$(PYTEST) --junitxml=$(RESULTS)/rbac.xml tests/rbac
@@ -150,6 +157,20 @@ SCALE ?= 1
 .PHONY: bench-fetch
 bench-fetch: venv ## the warmer against other downloaders and the machine's own limits; smaller: SCALE=0.1 ROUNDS=1
 	$(BIN)/python -m e2e.bench.fetch --scale $(SCALE) --rounds $(or $(ROUNDS),3)
+
+.PHONY: bench-pages
+bench-pages: venv ## how much sooner weights are read from the page cache; SCALE=0.25 ROUNDS=1 for a small run
+	$(BIN)/python -m e2e.bench.fetch.pages --scale $(SCALE) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+.PHONY: bench-scaling
+bench-scaling: venv ## every autoscaler on the same requests; real ones: TRACES=folder or TRACE=file; a part: CELL= LOAD= SCALER= SEED= QUICK=1
+	$(BIN)/python -m e2e.bench.scaling $(if $(TRACES),--traces "$(TRACES)") $(foreach file,$(TRACE),--trace "$(file)") \
+	  $(if $(CELL),--cell "$(CELL)") $(if $(LOAD),--load $(LOAD)) $(if $(SCALER),--scaler $(SCALER)) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(QUICK),--quick)
+
+.PHONY: bench-decisions
+bench-decisions: venv ## what the scaling decisions of 1,000 deployments cost: milliseconds and memory; smaller: N=100
+	$(BIN)/python -m e2e.bench.decisions $(if $(filter command line,$(origin N)),--deployments $(N))
 
 .PHONY: chaos-fetch
 chaos-fetch: venv ## the warmer against a server that misbehaves; a part of it: CASE= SEED= SCALE= PLANT=
