@@ -120,11 +120,11 @@ fuzz: venv ## N (2000) poisonous objects from SEED (1): none delays another, eac
 
 .PHONY: test-runtime
 test-runtime: venv ## agent, warmer and engine as real processes, against a real Triton
-	$(PYTEST) --junitxml=$(RESULTS)/runtime.xml tests/runtime
+	$(PYTEST) $(SIDE_BY_SIDE) --junitxml=$(RESULTS)/runtime.xml tests/runtime
 
 .PHONY: test-e2e
-test-e2e: venv ## a real cluster of its own: weights, scheduling, serving, healing
-	$(PYTEST) --junitxml=$(RESULTS)/e2e.xml e2e/tests --provider $(PROVIDER)
+test-e2e: venv ## real clusters of their own, one for each of WORKERS (2): weights, scheduling, serving, healing
+	$(PYTEST) $(SIDE_BY_SIDE) --junitxml=$(RESULTS)/e2e.xml e2e/tests --provider $(PROVIDER)
 
 .PHONY: test-faults
 test-faults: venv ## the fast part of the fault campaign: every kind of fault, every workload, and planted bugs

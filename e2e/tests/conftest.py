@@ -1,5 +1,9 @@
-"""The e2e suite: a real cluster (its own, or yours by --kubeconfig), the chart, real pods of a real Triton."""
+"""The e2e suite: a real cluster (its own, or yours by --kubeconfig), the chart, real pods of a real Triton.
 
+Each of pytest's workers has a cluster of its own: two of them wait side by side, and use both cores.
+"""
+
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster with the operator and the model store."""
-    provider = provider_for(request.config.getoption("provider"), request.config.getoption("cluster_name"))
+    name = f"{request.config.getoption('cluster_name')}{_worker()}"
+    provider = provider_for(request.config.getoption("provider"), name)
     own = request.config.getoption("kubeconfig")
     if own is not None:
         provider.kubeconfig = own
@@ -64,7 +69,13 @@ def _fast_store() -> Path:
             (container,) = body["spec"]["template"]["spec"]["containers"]
             assert container["args"][0] == "--bytes-per-second"
             container["args"] = ["--bytes-per-second", "0"]
-    path = ROOT / "build" / "e2e" / "model-store.yaml"
+    path = ROOT / "build" / "e2e" / f"model-store{_worker()}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump_all(bodies))
     return path
+
+
+def _worker() -> str:
+    """Return the end of a name that belongs to this worker alone; empty where there are no workers."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    return f"-{worker}" if worker else ""
