@@ -91,11 +91,11 @@ def _of_child(before: Manifest | None, after: Manifest | None) -> list[Key]:
 def _of_deployment(before: Manifest | None, after: Manifest | None, view: View) -> list[Key]:
     """Return its parents. With a Deployment goes what kept a cache's volumes: its pods used them.
 
-    When its last replica goes, or the first comes again, its cache notes it: who was used last leaves a disk last.
+    When its last replica goes, or the first comes, its cache notes it: who was used last leaves a disk last.
     """
     found = _of_child(before, after)
-    if before is not None and (after is None or running_key(before) != running_key(after)):
-        found += _caches_of_claims(before, view)
+    if after is None or _runs(before) != _runs(after):
+        found += [parent for body in (before, after) if body for parent in _caches_of_claims(body, view)]
     if after is None and before is not None:
         key = mounted_key(before)
         found += [("Node", "", n["metadata"]["name"]) for n in view.all("Node") if key in _caches(n)]
@@ -103,10 +103,21 @@ def _of_deployment(before: Manifest | None, after: Manifest | None, view: View) 
     return found
 
 
+def _runs(deployment: Manifest | None) -> str | None:
+    """Return the key of the cache that a Deployment's replicas use, None without a Deployment or without replicas."""
+    return None if deployment is None else running_key(deployment)
+
+
 def _caches_of_claims(deployment: Manifest, view: View) -> list[Key]:
+    """Return the caches whose weights a Deployment mounts: by its claim, else (in images and on shared volumes) by key."""
     namespace, key = deployment["metadata"].get("namespace", ""), mounted_key(deployment)
-    claim = view.get("PersistentVolumeClaim", namespace, volume_name(key, "serve")) if key else None
-    return [] if claim is None else [parent for parent in parents(claim) if parent[0] == "ModelCache"]
+    if key is None:
+        return []
+    claim = view.get("PersistentVolumeClaim", namespace, volume_name(key, "serve"))
+    if claim is not None:
+        return [parent for parent in parents(claim) if parent[0] == "ModelCache"]
+    caches = view.all("ModelCache", namespace)
+    return [mine for cache in caches if cache_key_of(view, mine := key_of(cache)) == key]
 
 
 def _of_job(before: Manifest | None, after: Manifest | None, _view: View) -> list[Key]:

@@ -103,6 +103,32 @@ def test_what_no_decision_looks_at_concerns_nobody(view: View) -> None:
     assert woken(scaled, view, before) == {service("uses")}
 
 
+KEY = "0123456789abcdef"
+BY_CLAIM = {"volumes": [{"persistentVolumeClaim": {"claimName": f"preheat-{KEY}-serve"}}]}
+BY_FOLDER = {"containers": [{"volumeMounts": [{"subPath": f".preheat/ns/{KEY}/model"}]}]}
+
+
+@pytest.mark.parametrize(("pod", "mode"), [(BY_CLAIM, "NodeLocal"), (BY_FOLDER, "Shared")])
+def test_a_deployment_concerns_its_cache_when_its_replicas_come_or_go(
+    view: View, pod: dict[str, Any], mode: str
+) -> None:
+    """The cache tells whether it is in use, and may have been Ready long before."""
+    if mode == "NodeLocal":
+        labels = {"preheat.dev/modelcache": "weights"}
+        view.put(an_object("PersistentVolumeClaim", f"preheat-{KEY}-serve", **labels))
+    else:
+        # It cannot be read, so the key is the one that its status tells.
+        view.put(an_object("ModelCache", "there", {"key": KEY, **READY}))
+    used = WEIGHTS if mode == "NodeLocal" else ("ModelCache", "ns", "there")
+    running = {**an_object("Deployment", "d"), "spec": {"replicas": 1, "template": {"spec": pod}}}
+    asleep = {**running, "spec": {**running["spec"], "replicas": 0}}
+    assert used in woken(running, view), "made with replicas"
+    assert used not in woken(asleep, view), "made without"
+    assert used in woken(running, view, asleep)
+    assert used in woken(asleep, view, running)
+    assert used in woken(None, view, asleep), "it kept the volumes"
+
+
 def a_node(name: str, allocatable: str = "1", **labels: str) -> dict[str, Any]:
     return an_object("Node", name, {"allocatable": {"nvidia.com/gpu": allocatable}}, namespace="", **labels)
 
