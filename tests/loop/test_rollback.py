@@ -227,6 +227,27 @@ async def test_a_revision_that_does_not_load_is_gone_back_from(gpus: int, replic
 
 
 @pytest.mark.parametrize("gpus", [1, 2])
+async def test_one_that_was_stopped_as_another_went_back_moves_nothing(gpus: int) -> None:
+    """It hears of the new spec, and not yet of the verdict."""
+    cluster = Cluster(gpus)
+    async with running(cluster):
+        await with_a_good_one(cluster)
+        stopped = cluster.watcher
+        assert stopped is not None
+        async with running(cluster):
+            cluster.put(quality(REFUSES))
+            await asyncio.sleep(130)
+            assert cluster.wanted() == {"good": 1, REFUSES: 0}
+            assert cluster.ready("good") == 1
+        cluster.watcher, done = stopped, len(cluster.writes)
+        stopped("MODIFIED", copy.deepcopy(cluster.store[SERVICE]))
+        await asyncio.sleep(20)
+        assert "apply Deployment" not in cluster.writes[done:]
+        assert cluster.wanted() == {"good": 1, REFUSES: 0}
+        assert len(verdicts(cluster)) == 1
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
 async def test_it_survives_a_crash_after_every_write(gpus: int) -> None:
     for number in range(1, 60):
         cluster = Cluster(gpus)

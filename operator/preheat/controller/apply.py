@@ -56,6 +56,8 @@ REFUSED_SECONDS = 30.0
 NOT_YET_SECONDS = 2.0
 """An API server learns kinds that were installed a moment ago within half a minute: too short for pauses that grow."""
 
+_OF_REVISIONS = frozenset({"ControllerRevision", "Deployment"})
+
 log = logging.getLogger(__name__)
 
 
@@ -205,6 +207,8 @@ class Writer:
             for write in writes:
                 if subject is not None and self._clock() > sure_until and self._changes(write):
                     await self._check_that_it_is_as_it_was(subject)
+                    if self._moves_replicas(writes):
+                        await self._check_that_revisions_are_as_they_were(subject, writes)
                     sure_until = self._clock() + SURE_SECONDS
                 await self._write(write)
         except PreheatError as error:
@@ -251,6 +255,31 @@ class Writer:
         elif known is not None and known["metadata"].get("uid") == subject.uid:
             self._view.remove(known)
         raise GoingAway(f"{'/'.join(key)} was {'changed; looking at it anew' if is_there else 'deleted'}")
+
+    def _moves_replicas(self, writes: Sequence[Write]) -> bool:
+        return any(
+            isinstance(write, Apply) and write.manifest["kind"] in _OF_REVISIONS and self._changes(write)
+            for write in writes
+        )
+
+    async def _check_that_revisions_are_as_they_were(self, subject: Subject, writes: Sequence[Write]) -> None:
+        """Ask for the revisions before replicas move. Raises GoingAway when one is another than was decided from.
+
+        Whether a revision failed lies on it, and not in the object: an operator that was stopped while another went back
+        may have heard of the new spec, and not yet of the verdict.
+        """
+        kind = "ControllerRevision"
+        applied = {key_of(write.manifest) for write in writes if isinstance(write, Apply)}
+        known = {key_of(body) for body in self._view.children(_key_of(subject), kind)}
+        changed = False
+        for key in sorted(known | {key for key in applied if key[0] == kind}):
+            live, seen = await self._kube.get(*key), self._view.get(*key)
+            if live is not None:
+                changed |= self._view.put(live)
+            elif seen is not None:
+                changed |= self._view.remove(seen)
+        if changed:
+            raise GoingAway(f"{'/'.join(_key_of(subject))}: its revisions changed; looking at it anew")
 
     async def _write(self, write: Write) -> None:
         match write:
