@@ -116,6 +116,29 @@ async def test_a_child_that_another_scaled_for_a_newer_spec_is_not_put_back(
         assert kube.store[SERVICE]["status"]["observedGeneration"] == 2
 
 
+async def test_a_cache_is_not_told_to_be_unused_before_its_next_deployment_is_heard_of(
+    kube: FakeKube,
+) -> None:
+    """As one revision's replicas go, another's have come: of that one no watch has told yet."""
+    async with controller(kube):
+        await asyncio.sleep(30)
+        (key,) = (key for key in kube.store if key[0] == "Deployment")
+        (cache,) = (key for key in kube.store if key[0] == "ModelCache")
+        assert kube.store[cache]["status"]["inUse"] is True
+        tell, kube.watcher = kube.watcher, None
+        other = copy.deepcopy(kube.store[key])
+        other["metadata"] |= {"name": "smollm2-next", "uid": "next", "ownerReferences": []}
+        kube.put(other)
+        kube.watcher = tell
+        gone = copy.deepcopy(kube.store[SERVICE])
+        gone["spec"]["replicas"] = 0
+        kube.put(gone)
+        await asyncio.sleep(5)
+        assert kube.store[key]["spec"]["replicas"] == 0
+        assert kube.store[cache]["status"]["inUse"] is True
+        assert "lastUsedTime" not in kube.store[cache]["status"]
+
+
 async def test_warmers_of_a_cache_that_was_deleted_without_them_are_made_anew(kube: FakeKube) -> None:
     """The operator may not patch Jobs, and need not: a warmer goes on where the one before it was."""
     kube.put(a_cache("weights"))

@@ -83,6 +83,10 @@ class Reconciler:
             return await self._unreadable(parse_header(ModelCache, body), body, str(problem))
         now = self.clock()
         seen = await observe_cache(cache, self.view, self.sidecars, self.complaints, self.config, now)
+        if cache.status.in_use and not seen.in_use:
+            # When it was used last is told once: not because a watch told of one Deployment and not yet of another.
+            await self.lists.make_sure()
+            seen = await observe_cache(cache, self.view, self.sidecars, self.complaints, self.config, now)
         plan = decide_cache(cache, seen, self.config, now)
         return await self.writer.apply(cache, body, plan, now)
 
