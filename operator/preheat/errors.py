@@ -43,5 +43,9 @@ class GoingAway(PreheatError):  # noqa: N818
     """The object or its namespace is being deleted: nothing new is made, and what is there goes."""
 
 
+class Outdated(PreheatError):  # noqa: N818
+    """What a pass was decided from has changed since: nothing of it is written, and the next pass decides anew."""
+
+
 class NotOwned(PreheatError):  # noqa: N818
     """An object with a name we need exists and is not ours. The message names it."""

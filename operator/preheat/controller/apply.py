@@ -20,7 +20,7 @@ from preheat.controller.pace import Pace
 from preheat.controller.telemetry import Metrics
 from preheat.controller.view import Key, View, key_of
 from preheat.decide.changes import differs, fingerprint, is_progress
-from preheat.decide.observed import parse_time
+from preheat.decide.observed import is_controlled_by, parse_time
 from preheat.decide.ownership import adoption, is_drift, words_of_drift
 from preheat.decide.plan import (
     POLL_SECONDS,
@@ -37,7 +37,7 @@ from preheat.decide.plan import (
 )
 from preheat.decide.refusals import with_contests, with_refusal
 from preheat.decide.statuses import foreign_fields, own_part
-from preheat.errors import GoingAway, InvalidSpec, Leaving, NotYet, PreheatError, Unavailable
+from preheat.errors import GoingAway, InvalidSpec, Leaving, NotYet, Outdated, PreheatError, Unavailable
 from preheat.resources.metadata import Manifest
 from preheat.resources.names import digest, fit
 from preheat.resources.serving import as_stored
@@ -86,19 +86,26 @@ class Writer:
         self._contests = Contests(clock)
         self._events = Budget(clock)
 
-    async def apply(self, subject: Subject, body: dict[str, Any], plan: Plan, now: datetime) -> float:
-        """Carry a plan out; return when to look again, in seconds.
+    async def apply(
+        self,
+        subject: Subject,
+        body: dict[str, Any],
+        plan: Plan,
+        now: datetime,
+        decided_from: Sequence[Manifest] = (),
+    ) -> float:
+        """Carry a plan out; return when to look again, in seconds. ``decided_from``: the children, as they were observed.
 
         Raises Unavailable when something outside kept it from being carried out.
         """
-        refusal = await self._write_all(plan.writes, subject)
+        refusal = await self._write_all(plan.writes, subject, decided_from)
         if isinstance(refusal, GoingAway):
             log.info("%s: %s", "/".join(_key_of(subject)), refusal)
             return RESYNC_SECONDS
         if isinstance(refusal, Leaving) and _is_recent(refusal, now):
             log.info("%s: %s", "/".join(_key_of(subject)), refusal)
             return LEAVING_SECONDS
-        if isinstance(refusal, NotYet):
+        if isinstance(refusal, NotYet | Outdated):
             log.info("%s: %s", "/".join(_key_of(subject)), refusal)
             return NOT_YET_SECONDS
         lasts = self._lasts(subject, refusal)
@@ -199,7 +206,7 @@ class Writer:
         return live
 
     async def _write_all(
-        self, writes: Sequence[Write], subject: Subject | None = None
+        self, writes: Sequence[Write], subject: Subject | None = None, decided_from: Sequence[Manifest] = ()
     ) -> PreheatError | None:
         """Make the writes in order up to the first that fails; return why it did."""
         sure_until = self._clock() + SURE_SECONDS if subject is None or self._begins(subject) else 0.0
@@ -208,7 +215,7 @@ class Writer:
                 if subject is not None and self._clock() > sure_until and self._changes(write):
                     await self._check_that_it_is_as_it_was(subject)
                     if self._moves_replicas(writes):
-                        await self._check_that_revisions_are_as_they_were(subject, writes)
+                        await self._check_that_revisions_are_as_they_were(subject, writes, decided_from)
                     sure_until = self._clock() + SURE_SECONDS
                 await self._write(write)
         except PreheatError as error:
@@ -234,7 +241,7 @@ class Writer:
         return differs(manifest, live) and self._good_enough.get(key) != fingerprint(manifest, live)
 
     async def _check_that_it_is_as_it_was(self, subject: Subject) -> None:
-        """Ask before anything is changed. Raises GoingAway when the object is gone, or another by now.
+        """Ask before anything is changed. Raises GoingAway when the object is gone, Outdated when it has another spec by now.
 
         Watches of different kinds have no common order, and an operator may have been stopped for a while as
         another worked. Children may be seen gone before their owner, or scaled before the spec that asks for it:
@@ -254,7 +261,9 @@ class Writer:
             self._view.put(live)
         elif known is not None and known["metadata"].get("uid") == subject.uid:
             self._view.remove(known)
-        raise GoingAway(f"{'/'.join(key)} was {'changed; looking at it anew' if is_there else 'deleted'}")
+        if is_there:
+            raise Outdated("it was changed; looking at it anew")
+        raise GoingAway("it was deleted")
 
     def _moves_replicas(self, writes: Sequence[Write]) -> bool:
         return any(
@@ -262,24 +271,31 @@ class Writer:
             for write in writes
         )
 
-    async def _check_that_revisions_are_as_they_were(self, subject: Subject, writes: Sequence[Write]) -> None:
-        """Ask for the revisions before replicas move. Raises GoingAway when one is another than was decided from.
+    async def _check_that_revisions_are_as_they_were(
+        self, subject: Subject, writes: Sequence[Write], decided_from: Sequence[Manifest]
+    ) -> None:
+        """Ask for the revisions and their Deployments before replicas move.
 
-        Whether a revision failed lies on it, and not in the object: an operator that was stopped while another went back
-        may have heard of the new spec, and not yet of the verdict.
+        Raises Outdated when one is another than was decided from. Whether a revision failed lies on it, and how many
+        replicas each has on its Deployment, and neither in the object: an operator that was stopped while another worked
+        may have heard of the new spec, and not yet of what became of it.
         """
-        kind = "ControllerRevision"
+        decided = {key_of(body): body for body in decided_from if body["kind"] in _OF_REVISIONS}
         applied = {key_of(write.manifest) for write in writes if isinstance(write, Apply)}
-        known = {key_of(body) for body in self._view.children(_key_of(subject), kind)}
-        changed = False
-        for key in sorted(known | {key for key in applied if key[0] == kind}):
-            live, seen = await self._kube.get(*key), self._view.get(*key)
-            if live is not None:
-                changed |= self._view.put(live)
-            elif seen is not None:
-                changed |= self._view.remove(seen)
-        if changed:
-            raise GoingAway(f"{'/'.join(_key_of(subject))}: its revisions changed; looking at it anew")
+        changed = []
+        for key in sorted(decided.keys() | {key for key in applied if key[0] in _OF_REVISIONS}):
+            live, known = await self._kube.get(*key), self._view.get(*key)
+            if key in decided:
+                if live is not None:
+                    self._view.put(live)
+                elif known is not None:
+                    self._view.remove(known)
+                changed.append(_decided(live) != _decided(decided[key]))
+            elif live is not None and is_controlled_by(live, subject.uid):
+                # Known already, and yet not observed: somebody took its labels. Then applying it mends that.
+                changed.append(self._view.put(live))
+        if any(changed):
+            raise Outdated("its revisions changed; looking at them anew")
 
     async def _write(self, write: Write) -> None:
         match write:
@@ -435,6 +451,15 @@ class Writer:
             return
         except (Unavailable, InvalidSpec) as error:
             log.warning("event not posted: %s", error)
+
+
+def _decided(body: Manifest | None) -> object:
+    """Return what tells one version of a revision or Deployment from another, but for a Deployment's status."""
+    if body is None:
+        return None
+    metadata = body["metadata"]
+    version = metadata.get("generation" if body["kind"] == "Deployment" else "resourceVersion")
+    return metadata.get("uid"), version
 
 
 def _key_of(subject: Subject) -> Key:

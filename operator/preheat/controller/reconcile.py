@@ -74,7 +74,7 @@ class Reconciler:
         plan = decide_service(service, seen, self.config, now)
         self.scaling.took(service, seen.scaling, plan.scaled)
         await self.sidecars.advise(plan.advice)
-        return await self.writer.apply(service, body, plan, now)
+        return await self.writer.apply(service, body, plan, now, seen.children)
 
     async def _cache(self, body: Manifest) -> float:
         try:
