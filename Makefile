@@ -124,7 +124,7 @@ test-runtime: venv ## agent, warmer and engine as real processes, against a real
 
 .PHONY: test-e2e
 test-e2e: venv ## real clusters of their own, one for each of WORKERS (2): weights, scheduling, serving, healing
-	$(PYTEST) $(SIDE_BY_SIDE) --junitxml=$(RESULTS)/e2e.xml e2e/tests --provider $(PROVIDER)
+	$(PYTEST) $(SIDE_BY_SIDE) --no-loadscope-reorder --junitxml=$(RESULTS)/e2e.xml e2e/tests --provider $(PROVIDER)
 
 .PHONY: test-faults
 test-faults: venv ## the fast part of the fault campaign: every kind of fault, every workload, and planted bugs

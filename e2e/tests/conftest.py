@@ -16,6 +16,8 @@ from e2e.cluster.provider import ROOT
 from e2e.install import NAMES, image_archives, install_operator
 from e2e.tests.cluster import Cluster
 
+LONG = ("test_scaling.py", "test_rollout.py", "test_modes.py", "test_disks.py")
+"""Files that take minutes: they begin, so that no worker has one of them left when the others are done."""
 STORE = Path(__file__).parents[1] / "demo" / "model-store.yaml"
 
 
@@ -25,6 +27,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--kubeconfig", type=Path, help="use this cluster, with the operator installed, instead")
     group.addoption("--keep", action="store_true", help="leave the cluster up afterwards")
     group.addoption("--cluster-name", default="preheat-test", help="name of the cluster that is made")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session")
