@@ -3,6 +3,7 @@
 Only for the campaign's own test: a campaign that does not find this one finds nothing.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -19,7 +20,14 @@ class Hasty(Writer):
     """Takes "told" for "done": once the status has seen a generation, nothing is written for it again."""
 
     @override
-    async def apply(self, subject: Subject, body: dict[str, Any], plan: Plan, now: datetime) -> float:
+    async def apply(
+        self,
+        subject: Subject,
+        body: dict[str, Any],
+        plan: Plan,
+        now: datetime,
+        decided_from: Sequence[Any] = (),
+    ) -> float:
         """Write the status first, then the children, once; forget what went wrong."""
         told = (body.get("status") or {}).get("observedGeneration")
         if plan.status is not None and plan.status != (body.get("status") or {}):

@@ -160,7 +160,7 @@ def _send(
                 resource_path=parts.path,
                 query_params=parse_qsl(parts.query),
                 header_params={"Accept": "application/json", "Content-Type": content_type},
-                body=json.loads(made.in_text(json.dumps(write.body))),
+                body=_of_now(write, json.loads(made.in_text(json.dumps(write.body)))),
                 auth_settings=["BearerToken"],
             )
         )
@@ -170,6 +170,13 @@ def _send(
     if write.resource == "modelcaches" and response.status < 300:
         made.learn(uids["modelcaches", write.namespace, write.name], answer["metadata"]["uid"])
     return bool(response.status < 300)
+
+
+def _of_now(write: Call, body: dict[str, Any]) -> dict[str, Any]:
+    """Return a body without the version of a node that it was decided from: here the node has another."""
+    if write.resource != "nodes":
+        return body
+    return {**body, "metadata": {k: v for k, v in body["metadata"].items() if k != "resourceVersion"}}
 
 
 def _name(write: Call) -> str:
