@@ -10,7 +10,7 @@ from preheat.api.modelcache import MOST_NODES, CacheMode
 from preheat.config import OperatorConfig
 from preheat.decide.autoscale import Outcome
 from preheat.decide.capacity import fitting_nodes
-from preheat.decide.judgement.failure import failure_of, marked
+from preheat.decide.judgement.failure import condemned_caches, failure_of, marked
 from preheat.decide.judgement.judge import (
     COMPARE_SECONDS,
     baseline_of,
@@ -87,6 +87,7 @@ def decide_service(
         *renewal.prices,
         *_prices_of_old(service, seen, question, old_replicas),
         *_deletions(service, seen, stored, kept, wish, old_replicas),
+        *([] if target.holds else _condemned(service, seen, stored)),
         *_applies(service, seen, wish, stored, old_replicas, renewal, config, _Rolling(step, question)),
     ]
     if scaled is not None:
@@ -305,6 +306,27 @@ def _deletions(
         if is_unused_cache or is_unpinned or revision in gone:
             result.append(Delete(body["kind"], service.namespace, metadata["name"], metadata.get("uid", "")))
     return result
+
+
+def _condemned(
+    service: LLMDeployment, seen: ServiceObservation, stored: Sequence[Revision]
+) -> list[Write]:
+    """Return the deletion of our caches whose weights a revision failed for, as long as no node has them.
+
+    Nobody fetches for ever what nobody wants any more. Who wants it again, by another spec or ``preheat.dev/retry``, has
+    it made anew, and it tells of new tries alone.
+    """
+    uids = condemned_caches(stored)
+    ours = {
+        body["metadata"].get("uid")
+        for body in seen.children
+        if is_controlled_by(body, service.uid) and "deletionTimestamp" not in body["metadata"]
+    }
+    return [
+        Delete("ModelCache", service.namespace, cache.name, cache.uid)
+        for cache in seen.caches
+        if cache.uid in uids and cache.uid in ours and not cache.status.ready_nodes
+    ]
 
 
 def _applies(

@@ -233,6 +233,7 @@ _FAULTS = frozenset(
         Reason.ENGINE_CRASHING,
         Reason.CONTAINER_CRASHING,
         Reason.IMAGE_UNAVAILABLE,
+        Reason.WEIGHTS_FAILED,
     }
 )
 """Reasons for which a revision is gone back from, where there is another."""
