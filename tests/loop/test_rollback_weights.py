@@ -142,7 +142,9 @@ async def test_one_node_that_gave_up_twice_is_gone_back_from(gpus: int, word: st
         assert cluster.least_ready == 1, "the old one served all the time"
         assert cluster.wanted() == {"good": 1, LOST: 0}
         assert LOST in cluster.store[SERVICE]["spec"]["model"]["uri"], "the spec is a person's"
-        assert caches(cluster) == before, "the weights of the old one stay, nobody fetches the others any more"
+        assert caches(cluster) == before, (
+            "the weights of the old one stay, nobody fetches the others any more"
+        )
         assert [e["reason"] for e in cluster.events].count("RolledBack") == 1
         done = len(cluster.writes)
         await asyncio.sleep(3 * RETRY_SECONDS)
@@ -293,6 +295,25 @@ async def test_where_nobody_may_go_back_it_is_tried_on_and_a_retry_begins_anew()
         assert [v["retry"] for v in verdicts(cluster)] == [""], "one new try is not for good"
         await asyncio.sleep(AGAIN_SECONDS)
         assert [v["retry"] for v in verdicts(cluster)] == ["please"]
+
+
+async def test_weights_that_came_after_the_verdict_are_not_fetched_once_more() -> None:
+    cluster = Source(2)
+    rollout = {"autoRollback": False}
+    async with running(cluster):
+        await with_a_good_one(cluster, rollout=rollout)
+        cluster.put(lost(rollout=rollout))
+        await asyncio.sleep(AGAIN_SECONDS + 30)
+        assert len(verdicts(cluster)) == 1
+        cluster.word = None
+        await asyncio.sleep(AGAIN_SECONDS + 30)
+        assert cluster.wanted()["good"] == 1, "nothing moves by itself"
+        uids = {body["metadata"]["uid"] for body in cluster.all("ModelCache")}
+        annotate(cluster, retry="please")
+        await asyncio.sleep(60)
+        assert cluster.ready(LOST) == 1
+        assert cluster.wanted()["good"] == 0
+        assert {body["metadata"]["uid"] for body in cluster.all("ModelCache")} == uids
 
 
 async def test_a_first_revision_goes_on_trying() -> None:

@@ -308,9 +308,7 @@ def _deletions(
     return result
 
 
-def _condemned(
-    service: LLMDeployment, seen: ServiceObservation, stored: Sequence[Revision]
-) -> list[Write]:
+def _condemned(service: LLMDeployment, seen: ServiceObservation, stored: Sequence[Revision]) -> list[Write]:
     """Return the deletion of our caches whose weights a revision failed for, as long as no node has them.
 
     Nobody fetches for ever what nobody wants any more. Who wants it again, by another spec or ``preheat.dev/retry``, has

@@ -140,6 +140,10 @@ def test_jobs_that_gave_up_are_counted_once_each_while_the_reason_is_the_same() 
     assert last_failure(passing) == ("NotFound", 1), "its Job has not given up"
     second = after(passing, said("NotFound"), failed(6))
     assert last_failure(second) == ("NotFound", 2)
+    done = a_job(state=JobState.COMPLETE, ended=NOW + timedelta(minutes=12))
+    assert last_failure(after(second, said("NotFound"), done)) == ("NotFound", 2), (
+        "another pod of it did well"
+    )
     silent = after(second, {}, failed(12))
     assert last_failure(silent) == ("NotFound", 2), "without last words it says nothing"
     assert last_failure(after(silent, said("NotFound"), failed(12))) == ("NotFound", 3), "they come later"

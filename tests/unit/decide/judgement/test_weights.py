@@ -1,12 +1,22 @@
 """What warmers tell against a revision, and what says nothing of it."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from preheat.api.conditions import Reason
+from preheat.api.gpu import GPUType
 from preheat.api.modelcache import ModelCache
+from preheat.config import OperatorConfig
+from preheat.decide.judgement.judge import judge
 from preheat.decide.judgement.weights import OF_THE_REVISION, refusal_of
+from preheat.decide.wish import ServiceObservation, make_wish
+from preheat.resources.names import cache_name
+from preheat.resources.serving import cache_source, cache_storage, render_revision
 
-from tests.builders import a_cache
+from tests.builders import a_cache, a_service
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def gave_up(name: str = "n1", word: str = "NotFound", times: int = 1, **changed: Any) -> dict[str, Any]:
@@ -78,3 +88,40 @@ def test_what_is_told_of_an_older_spec_or_beside_a_ready_node_is_nothing() -> No
     assert refusal_of(of(gave_up("n1"), gave_up("n2"), observedGeneration=0)) is None
     assert refusal_of(of(gave_up("n1"), gave_up("n2"), observedGeneration=None)) is None
     assert refusal_of(of(gave_up("n1"), gave_up("n2"), readyNodes=1)) is None
+
+
+def test_who_has_no_revision_to_write_it_on_yet_gets_no_verdict() -> None:
+    """While nobody knows which image a tag is there is no ControllerRevision of it: a pass must not wait for one."""
+    cache = {"mode": "Image"}
+    new, old = (
+        a_service(model={"uri": "oci://r/m:2"}, cache=cache),
+        a_service(model={"uri": "oci://r/m:1"}, cache=cache),
+    )
+    name = cache_name(new.name, cache_source(new), cache_storage(new))
+    nodes = [gave_up("Registry", times=3)]
+    spec = {"source": cache_source(new), "storage": cache_storage(new)}
+    lost = a_cache(name, {"observedGeneration": 1, "readyNodes": 0, "nodes": nodes}, **spec)
+    seen = ServiceObservation([], [], [], [lost], [])
+    back = render_revision(old, GPUType("nvidia-l4"), 1, "weights", OperatorConfig(), "sha256:" + "0" * 64)
+    wish = make_wish(new, seen, [back], OperatorConfig())
+    assert wish.cache == name
+    assert judge(new, seen, [back], back, wish, NOW) is None
+    mine = render_revision(new, GPUType("nvidia-l4"), 2, name, OperatorConfig(), "sha256:" + "1" * 64)
+    found = judge(new, seen, [back, mine], back, wish, NOW)
+    assert found is not None
+    assert (found.reason, found.back_to) == (Reason.WEIGHTS_FAILED, back.id)
+
+
+def test_a_cache_that_holds_other_weights_by_now_tells_nothing() -> None:
+    """A person made it ahead of time, and has changed its source since a revision was pinned to it."""
+    new, old = a_service(model={"uri": "http://store/new/"}), a_service()
+    nodes = [gave_up("n1"), gave_up("n2")]
+    back = render_revision(old, GPUType("nvidia-l4"), 1, "weights", OperatorConfig())
+    mine = render_revision(new, GPUType("nvidia-l4"), 2, "ahead", OperatorConfig())
+    for source, want in (("new", True), ("newer", False)):
+        status = {"observedGeneration": 1, "readyNodes": 0, "nodes": nodes}
+        ahead = a_cache("ahead", status, source={"uri": f"http://store/{source}/", "format": "GGUF"})
+        seen = ServiceObservation([], [], [], [ahead], [])
+        wish = make_wish(new, seen, [back, mine], OperatorConfig())
+        assert wish.cache == "ahead"
+        assert (judge(new, seen, [back, mine], back, wish, NOW) is not None) is want
