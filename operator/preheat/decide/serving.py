@@ -63,16 +63,15 @@ def decide_service(
     if orphans:
         # What an LLMDeployment of the same name left behind runs: take it over before anything is decided of it.
         adoptions: list[Write] = [Adopt(body, owner_reference(service)) for body in orphans]
-        return telling_plan(service, seen, wish, adoptions, now, scaled, target=target)
+        return telling_plan(service, seen, wish, adoptions, now, scaled, target=target, planned=False)
     back = way_back(stored, wanted, serving_ids(seen)) if is_judged(target, stored) else None
     target = replace(target, alone=back is None and is_judged(target, stored))
     failure = judge(service, seen, stored, back, wish, now) if back is not None else None
     if failure is not None:
         # First it is written down. Replicas move in the next pass, whoever makes it.
         verdict = _marks(service, stored, wish.id, ANNOTATION_VERDICT, failure.to_json())
-        return replace(
-            telling_plan(service, seen, wish, verdict, now, scaled, target=target), requeue_after=POLL_SECONDS
-        )
+        plan = telling_plan(service, seen, wish, verdict, now, scaled, target=target, planned=False)
+        return replace(plan, requeue_after=POLL_SECONDS)
     if not is_soaked(stored, wish.id) and soak_left_seconds(service, seen, wish, now) == 0:
         wish = soaked(wish, now)
     # Whatever the history's limit: the spec's with its verdict, and the way back until the spec's is known to be good.
