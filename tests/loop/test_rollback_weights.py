@@ -349,3 +349,49 @@ async def test_the_status_is_wiped_and_the_operator_dies_after_every_write() -> 
         if not crashed:
             return
     raise AssertionError("it never came to rest")
+
+
+async def test_it_is_counted_once_and_forgotten_with_its_object() -> None:
+    cluster = Source(2)
+    async with running(cluster) as made:
+
+        def shown(name: str, **labels: str) -> float | None:
+            where = {"namespace": "preheat-demo", "name": "smollm2", **labels}
+            return made.metrics.registry.get_sample_value(f"preheat_{name}", where)
+
+        await with_a_good_one(cluster)
+        assert (shown("rollout_in_progress"), shown("rolled_back")) == (0, 0)
+        assert shown("rollouts_started_total") is None, "a first revision takes over from nobody"
+        cluster.put(lost())
+        await asyncio.sleep(60)
+        assert shown("rollout_in_progress") == 1
+        assert shown("rollbacks_total", reason="WeightsFailed") is None
+        assert shown("rollouts_started_total") == 1
+        await asyncio.sleep(AGAIN_SECONDS)
+        assert shown("rollbacks_total", reason="WeightsFailed") == 1
+        assert (shown("rollout_in_progress"), shown("rolled_back")) == (0, 1)
+        assert (shown("rollouts_started_total"), shown("rollouts_completed_total")) == (2, 1)
+        told = [e["note"] for e in cluster.events if e["reason"] == "RolledOut"]
+        good, bad = (revision_id(parse_service(body)) for body in (quality("good"), lost()))
+        assert [note.split(",")[0] for note in told] == [f"Revision {good} has taken over from {bad}"]
+        await asyncio.sleep(3 * RETRY_SECONDS)
+        assert shown("rollbacks_total", reason="WeightsFailed") == 1
+        cluster.remove(*SERVICE)
+        await asyncio.sleep(5)
+        assert shown("rollbacks_total", reason="WeightsFailed") is None
+        assert shown("rolled_back") is None
+
+
+async def test_another_operator_counts_nothing_twice() -> None:
+    cluster = Source(2)
+    async with running(cluster):
+        await with_a_good_one(cluster)
+        cluster.put(lost())
+        await asyncio.sleep(AGAIN_SECONDS + 30)
+        assert len(verdicts(cluster)) == 1
+    async with running(cluster) as made:
+        await asyncio.sleep(2 * RETRY_SECONDS)
+        where = {"namespace": "preheat-demo", "name": "smollm2"}
+        value = made.metrics.registry.get_sample_value
+        assert value("preheat_rolled_back", where) == 1
+        assert value("preheat_rollbacks_total", {**where, "reason": "WeightsFailed"}) is None
