@@ -92,10 +92,7 @@ class FakeKube:
         if key in self.store:
             return None
         self._before(f"create {manifest['kind']}")
-        self._made[key] += 1
-        again = "" if self._made[key] == 1 else f"-{self._made[key]}"
-        new = {"metadata": {"uid": f"uid-{key[0]}-{key[2]}{again}", "generation": 1}}
-        body = self._save(key, _merge(new, manifest))
+        body = self._save(key, _merge(self._new(key), manifest))
         self._after()
         return body
 
@@ -103,7 +100,7 @@ class FakeKube:
         metadata = manifest["metadata"]
         key = (manifest["kind"], metadata.get("namespace", ""), metadata["name"])
         self._before(f"apply {manifest['kind']}")
-        old = self.store.get(key, {"metadata": {"uid": f"uid-{key[0]}-{key[2]}", "generation": 1}})
+        old = self.store.get(key) or self._new(key)
         body = self._save(key, _merge(old, manifest))
         self._after()
         return body
@@ -207,6 +204,12 @@ class FakeKube:
 
     async def create_event(self, event: dict[str, Any]) -> None:
         self.events.append(event)
+
+    def _new(self, key: Key) -> dict[str, Any]:
+        """What a new object begins as: another one of the same name has another uid."""
+        self._made[key] += 1
+        again = "" if self._made[key] == 1 else f"-{self._made[key]}"
+        return {"metadata": {"uid": f"uid-{key[0]}-{key[2]}{again}", "generation": 1}}
 
     def _before(self, what: str) -> None:
         if self.fail_next:

@@ -25,7 +25,7 @@ async def test_of_replicas_that_fall_ill_together_one_is_granted_a_step_and_the_
     kube, sidecars = FakeKube(), FakeSidecars()
     kube.put({**NODE, "status": {**NODE["status"], "allocatable": {"nvidia.com/gpu": "8"}}})
     kube.put(example(replicas=3))
-    async with controller(kube, sidecars):
+    async with controller(kube, sidecars) as made:
         await asyncio.sleep(1)
         run_pods(kube, 3, ready=False)
         sidecars.reports = {f"10.0.0.{number}": ill() for number in range(3)}
@@ -38,6 +38,11 @@ async def test_of_replicas_that_fall_ill_together_one_is_granted_a_step_and_the_
         sidecars.reports["10.0.0.0"] = ill(steps=1, waits=False)
         await asyncio.sleep(60)
         assert len(kube.writes) <= writes + 1, kube.writes[writes:]
+        where = {"namespace": "preheat-demo", "name": "smollm2"}
+        shown = made.metrics.registry.get_sample_value
+        assert shown("preheat_healing_replicas", where) == 3
+        assert shown("preheat_healing_steps_total", {**where, "step": "1"}) == 1
+        assert shown("preheat_healing_steps_total", {**where, "step": "2"}) is None
         sidecars.advice.clear()
         await asyncio.sleep(5)
         assert sidecars.advice, "silence would mean that the operator is away"

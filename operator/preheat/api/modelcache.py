@@ -478,6 +478,16 @@ class NodeCacheState(StrEnum):
     EVICTING = "Evicting"
 
 
+class NodeFailure(APIModel):
+    """How the last warmer that gave up on a node ended. Another one may be at work by now."""
+
+    reason: Annotated[str, Field(max_length=64, description="Why, in the warmer's word.")]
+    time: Annotated[str, Field(max_length=32, description="When its Job failed, RFC 3339, UTC.")]
+    times: Annotated[
+        int, Field(ge=1, description="How many Jobs in a row failed here with this reason, this one counted.")
+    ] = 1
+
+
 class NodeCacheStatus(APIModel):
     """The weights on one node."""
 
@@ -492,6 +502,10 @@ class NodeCacheStatus(APIModel):
     percent: Annotated[int, Field(ge=0, le=100, description="Share of the bytes that are there.")]
     reason: Annotated[str | None, Field(max_length=64, description="Why it failed or waits.")] = None
     message: Annotated[str | None, Field(max_length=512, description="What happened and what to do.")] = None
+    last_failure: Annotated[
+        NodeFailure | None,
+        Field(description="How the last warmer that gave up here ended. Gone once the weights are there."),
+    ] = None
 
 
 class QuarantinedNode(APIModel):

@@ -184,6 +184,7 @@ class Writer:
             written = None
         if written is not None:
             self._view.put(written, author=_key_of(subject))
+            self._metrics.turns.count((subject.namespace, subject.name), plan)
         for draft in plan.events:
             await self._emit(subject, draft, now)
 

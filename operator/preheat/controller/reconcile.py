@@ -16,6 +16,7 @@ from preheat.controller.disks import observe_node
 from preheat.controller.lists import Lists
 from preheat.controller.observe import observe_cache, observe_orphans, observe_service
 from preheat.controller.scaling import Scaling
+from preheat.controller.turns import Turns
 from preheat.controller.view import Key, View
 from preheat.decide.caching import decide_cache
 from preheat.decide.nodes import decide_node, takes_away
@@ -37,6 +38,7 @@ class Reconciler:
     writer: Writer
     config: OperatorConfig
     clock: Callable[[], datetime]
+    turns: Turns
 
     async def reconcile(self, key: Key) -> float | None:
         """Make one pass over one object; return the delay until the next, None when it is gone."""
@@ -46,6 +48,8 @@ class Reconciler:
         if body is None or "deletionTimestamp" in body["metadata"]:
             self.writer.forget(key)
             self.scaling.forget(key)
+            if key[0] == "LLMDeployment":
+                self.turns.forget((key[1], key[2]))
             return None
         if key[0] == "Node":
             return await self._node(key)
@@ -73,6 +77,7 @@ class Reconciler:
         seen = await observe_service(service, self.view, self.sidecars, self.complaints, self.scaling, now)
         plan = decide_service(service, seen, self.config, now)
         self.scaling.took(service, seen.scaling, plan.scaled)
+        self.turns.show(service, seen.pods, plan)
         await self.sidecars.advise(plan.advice)
         return await self.writer.apply(service, body, plan, now, seen.children)
 

@@ -56,7 +56,9 @@ class Controller:
         complaints = Complaints(kube, monotonic)
         self._lists = Lists(kube, self.view, monotonic)
         scaling = Scaling(sidecars, metrics)
-        reconciler = Reconciler(self.view, self._lists, sidecars, complaints, scaling, writer, config, clock)
+        reconciler = Reconciler(
+            self.view, self._lists, sidecars, complaints, scaling, writer, config, clock, metrics.turns
+        )
         self._writer = writer
         self.loops = Loops(reconciler.reconcile, on_pass=self._on_pass, on_bug=reconciler.confess)
         self._resync: asyncio.Task[None] | None = None

@@ -19,6 +19,7 @@ from prometheus_client.exposition import make_wsgi_app
 from typing_extensions import override
 
 from preheat.api.llmdeployment import LLMDeployment
+from preheat.controller.turns import Turns
 from preheat.decide.autoscale import Outcome
 from preheat.decide.signals import Window
 
@@ -77,6 +78,7 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.turns = Turns(self.registry)
         self.last_event = Gauge(
             "preheat_last_event_timestamp_seconds",
             "When the last watch event came, Unix time.",

@@ -14,6 +14,7 @@ from preheat.api.modelcache import (
     ModelCacheStatus,
     NodeCacheState,
     NodeCacheStatus,
+    NodeFailure,
 )
 from preheat.config import OperatorConfig
 from preheat.decide import conditions as say
@@ -111,10 +112,15 @@ def decide_cache(cache: ModelCache, seen: CacheObservation, config: OperatorConf
         verified=again.verified,
     )
     states = [
-        _waiting(
-            _without_weights(node, jobs.get(node.name), seen, key, told.get(node.name))
-            or _node_status(node, jobs.get(node.name), seen, key, told.get(node.name)),
-            near.waits,
+        _remembering(
+            _waiting(
+                _without_weights(node, jobs.get(node.name), seen, key, told.get(node.name))
+                or _node_status(node, jobs.get(node.name), seen, key, told.get(node.name)),
+                near.waits,
+            ),
+            jobs.get(node.name),
+            seen.reports.get(node.name),
+            told.get(node.name),
         )
         for node in chosen
     ]
@@ -184,6 +190,32 @@ def _waiting(state: NodeCacheStatus, waits: Mapping[str, str]) -> NodeCacheStatu
     if words is None or state.reason is not None:
         return state
     return state.model_copy(update={"reason": WAITS, "message": words[:512]})
+
+
+def _remembering(
+    state: NodeCacheStatus,
+    job: JobView | None,
+    report: WarmerReport | None,
+    before: NodeCacheStatus | None,
+) -> NodeCacheStatus:
+    """Return a node's status with how its last warmer that gave up ended: the next one takes its place after a while.
+
+    A Job that failed without last words says nothing. It is counted once, by the time at which it failed.
+    """
+    if state.state is NodeCacheState.READY:
+        return state
+    known = before.last_failure if before is not None else None
+    if job is not None and job.state is JobState.FAILED and job.ended is not None and _gave_up(report):
+        reason, time = (report.reason if report else "")[:64], timestamp(job.ended)
+        if known is None or known.reason != reason:
+            known = NodeFailure(reason=reason, time=time)
+        elif known.time != time:
+            known = NodeFailure(reason=reason, time=time, times=known.times + 1)
+    return state.model_copy(update={"last_failure": known}) if known is not None else state
+
+
+def _gave_up(report: WarmerReport | None) -> bool:
+    return report is not None and report.state == "Failed" and bool(report.reason)
 
 
 def _sooner(*waits: float | None) -> float | None:
@@ -278,11 +310,11 @@ def _node_status(
             name=node.name,
             state=NodeCacheState.FAILED,
             percent=percent,
-            reason=(report.reason if report and report.reason else "WarmerFailed")[:64],
+            reason=(report.reason if report and report.reason else SPEECHLESS)[:64],
             message=(report.message if report else "The warmer gave up; see the logs of its Job.")[:512],
         )
     if report is not None and report.state == "Failed":
-        return _tried_again(node, percent, report.reason or "WarmerFailed", report.message)
+        return _tried_again(node, percent, report.reason or SPEECHLESS, report.message)
     if report is not None and report.state in _STATES:
         if report.state == "Listing" and before is not None and before.reason:
             # Another try that is no further yet than the one before it: why that failed still counts.
@@ -333,6 +365,8 @@ def _without_weights(
 
 
 AGAIN = "; tried again by itself"
+SPEECHLESS = "WarmerFailed"
+"""The reason of a node whose warmer gave up and left no last words."""
 
 
 def _tried_again(node: NodeView, percent: int, reason: str, message: str) -> NodeCacheStatus:

@@ -94,7 +94,7 @@ def window_seconds(health: HealthSpec) -> float:
 
 def ration(revision: str, pods: Sequence[PodView], window: float) -> Ration:
     """Return who of one revision's replicas may take the next step."""
-    ill = [Patient(pod, healing) for pod in pods if (healing := _healing_of(pod)) is not None]
+    ill = [Patient(pod, healing) for pod in pods if (healing := healing_of(pod)) is not None]
     known = len(ill) + sum(pod.ready for pod in pods)
     room = max(1, known // SHARE) - sum(patient.under_way for patient in ill)
     grants: dict[str, int] = {}
@@ -111,7 +111,8 @@ def ration(revision: str, pods: Sequence[PodView], window: float) -> Ration:
     return Ration(grants, words)
 
 
-def _healing_of(pod: PodView) -> HealingReport | None:
+def healing_of(pod: PodView) -> HealingReport | None:
+    """Return what the agent of a replica that is not well says of its healing, None for any other."""
     healing = pod.report.healing if pod.report is not None and not pod.ready else None
     return healing if healing is not None and healing.ill_seconds is not None else None
 

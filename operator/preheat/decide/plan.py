@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from preheat.resources.metadata import Manifest
@@ -103,6 +104,14 @@ class EventDraft:
     warning: bool
 
 
+class Milestone(StrEnum):
+    """What is counted in a metric, once the status that tells of it is written."""
+
+    ROLLOUT_STARTED = "rollout started"
+    ROLLOUT_COMPLETED = "rollout completed"
+    ROLLED_BACK = "rolled back"
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One pass's outcome. ``status`` None leaves the status as it is."""
@@ -115,6 +124,8 @@ class Plan:
     """What was decided of the number of replicas: the next pass has to know."""
     advice: tuple[Advise, ...] = ()
     """What agents are told."""
+    milestones: tuple[tuple[Milestone, str], ...] = ()
+    """What has happened since the status that is there, and the reason; empty where there is none to tell."""
 
 
 def timestamp(now: datetime) -> str:

@@ -90,7 +90,8 @@ def with_refusal(
     changed = status.model_copy(update={"conditions": [*told, *rest]})
     drafts = tuple(say.events(summary, before, BAD))
     delay = TAKEN_SECONDS if isinstance(refusal, NotOwned) else RESYNC_SECONDS
-    return Plan(plan.writes, changed.to_api(), drafts, min(plan.requeue_after, delay))
+    delay = min(plan.requeue_after, delay)
+    return Plan(plan.writes, changed.to_api(), drafts, delay, milestones=plan.milestones)
 
 
 def _is_told(subject: LLMDeployment | ModelCache) -> bool:

@@ -10,7 +10,7 @@ from preheat.api.modelcache import MOST_NODES, CacheMode
 from preheat.config import OperatorConfig
 from preheat.decide.autoscale import Outcome
 from preheat.decide.capacity import fitting_nodes
-from preheat.decide.judgement.failure import failure_of, marked
+from preheat.decide.judgement.failure import condemned_caches, failure_of, marked
 from preheat.decide.judgement.judge import (
     COMPARE_SECONDS,
     baseline_of,
@@ -63,16 +63,15 @@ def decide_service(
     if orphans:
         # What an LLMDeployment of the same name left behind runs: take it over before anything is decided of it.
         adoptions: list[Write] = [Adopt(body, owner_reference(service)) for body in orphans]
-        return telling_plan(service, seen, wish, adoptions, now, scaled, target=target)
+        return telling_plan(service, seen, wish, adoptions, now, scaled, target=target, planned=False)
     back = way_back(stored, wanted, serving_ids(seen)) if is_judged(target, stored) else None
     target = replace(target, alone=back is None and is_judged(target, stored))
     failure = judge(service, seen, stored, back, wish, now) if back is not None else None
     if failure is not None:
         # First it is written down. Replicas move in the next pass, whoever makes it.
         verdict = _marks(service, stored, wish.id, ANNOTATION_VERDICT, failure.to_json())
-        return replace(
-            telling_plan(service, seen, wish, verdict, now, scaled, target=target), requeue_after=POLL_SECONDS
-        )
+        plan = telling_plan(service, seen, wish, verdict, now, scaled, target=target, planned=False)
+        return replace(plan, requeue_after=POLL_SECONDS)
     if not is_soaked(stored, wish.id) and soak_left_seconds(service, seen, wish, now) == 0:
         wish = soaked(wish, now)
     # Whatever the history's limit: the spec's with its verdict, and the way back until the spec's is known to be good.
@@ -87,6 +86,7 @@ def decide_service(
         *renewal.prices,
         *_prices_of_old(service, seen, question, old_replicas),
         *_deletions(service, seen, stored, kept, wish, old_replicas),
+        *([] if target.holds else _condemned(service, seen, stored)),
         *_applies(service, seen, wish, stored, old_replicas, renewal, config, _Rolling(step, question)),
     ]
     if scaled is not None:
@@ -305,6 +305,25 @@ def _deletions(
         if is_unused_cache or is_unpinned or revision in gone:
             result.append(Delete(body["kind"], service.namespace, metadata["name"], metadata.get("uid", "")))
     return result
+
+
+def _condemned(service: LLMDeployment, seen: ServiceObservation, stored: Sequence[Revision]) -> list[Write]:
+    """Return the deletion of our caches whose weights a revision failed for, as long as no node has them.
+
+    Nobody fetches for ever what nobody wants any more. Who wants it again, by another spec or ``preheat.dev/retry``, has
+    it made anew, and it tells of new tries alone.
+    """
+    uids = condemned_caches(stored)
+    ours = {
+        body["metadata"].get("uid")
+        for body in seen.children
+        if is_controlled_by(body, service.uid) and "deletionTimestamp" not in body["metadata"]
+    }
+    return [
+        Delete("ModelCache", service.namespace, cache.name, cache.uid)
+        for cache in seen.caches
+        if cache.uid in uids and cache.uid in ours and not cache.status.ready_nodes
+    ]
 
 
 def _applies(

@@ -26,7 +26,15 @@ from preheat.decide.conditions import Verdict
 from preheat.decide.healing import decide_healing
 from preheat.decide.loads import learn, left_of
 from preheat.decide.observed import AgentState, PodView
-from preheat.decide.plan import POLL_SECONDS, RESYNC_SECONDS, EventDraft, Plan, Write, timestamp
+from preheat.decide.plan import (
+    POLL_SECONDS,
+    RESYNC_SECONDS,
+    EventDraft,
+    Milestone,
+    Plan,
+    Write,
+    timestamp,
+)
 from preheat.decide.renewal import renew
 from preheat.decide.rollout import Phase, Step, told
 from preheat.decide.rollout.gather import Question
@@ -106,8 +114,13 @@ def telling_plan(
     scaled: Outcome | None = None,
     rollout: Rollout | None = None,
     target: Target | None = None,
+    *,
+    planned: bool = True,
 ) -> Plan:
-    """Return the plan with these writes, and the status and events that tell of it."""
+    """Return the plan with these writes, and the status and events that tell of it.
+
+    ``planned``: whether the planner was asked. Where it was not, what is told of a rollout stays as it is.
+    """
     target = target or Target(wish.id)
     live = [pod for pod in seen.pods if not pod.deleting]
     ready = [pod for pod in live if pod.ready]
@@ -123,7 +136,7 @@ def telling_plan(
     ]
     before = service.status
     renewal = renew(service.namespace, seen, wish).verdict
-    rolling = _rollout_status(service, rollout, live, cache, now)
+    rolling = _rollout_status(service, rollout, live, cache, now) if planned else before.rollout
     verdicts = [
         *say.summary(verdict, stuck=verdict.reason in STUCK),
         _accepted(service, wish),
@@ -172,7 +185,7 @@ def telling_plan(
             *_quarantined(before, renewal),
             *_news(before, special),
             *_turns(before, going_back),
-            *told.events(before.rollout, rolling, now),
+            *told.events(before.rollout, rolling, wish.id, now),
         ),
         min(
             POLL_SECONDS if on_the_way else RESYNC_SECONDS,
@@ -182,7 +195,27 @@ def telling_plan(
         ),
         scaled,
         tuple(advice),
+        _milestones(before, rolling, going_back, wish),
     )
+
+
+def _milestones(
+    before: LLMDeploymentStatus, rolling: RolloutStatus | None, going_back: Sequence[Verdict], wish: Wish
+) -> tuple[tuple[Milestone, str], ...]:
+    """Return what the status that is there does not tell of yet. A way back is a rollout as well."""
+    was = before.rollout
+    found: list[tuple[Milestone, str]] = []
+    if told.is_complete(was, rolling, wish.id):
+        found.append((Milestone.ROLLOUT_COMPLETED, ""))
+    if rolling is not None and (was is None or was.to_revision != rolling.to_revision):
+        found.append((Milestone.ROLLOUT_STARTED, ""))
+    known = {(c.type, c.status, c.reason) for c in before.conditions}
+    found += [
+        (Milestone.ROLLED_BACK, verdict.reason)
+        for verdict in going_back
+        if verdict.holds and (ConditionType.ROLLED_BACK, "True", verdict.reason) not in known
+    ]
+    return tuple(found)
 
 
 _OF_ROLLOUTS = frozenset({Reason.ROLLING_OUT, Reason.ROLLOUT_PAUSED, Reason.ROLLOUT_BLOCKED})
@@ -233,6 +266,7 @@ _FAULTS = frozenset(
         Reason.ENGINE_CRASHING,
         Reason.CONTAINER_CRASHING,
         Reason.IMAGE_UNAVAILABLE,
+        Reason.WEIGHTS_FAILED,
     }
 )
 """Reasons for which a revision is gone back from, where there is another."""

@@ -111,6 +111,48 @@ def test_why_a_try_failed_is_told_until_another_gets_further() -> None:
     assert "SourceUnavailable" not in ready(further)["message"]
 
 
+def said(reason: str, message: str = "in its words") -> dict[str, WarmerReport]:
+    return {"n1": WarmerReport("Failed", 0, 0, 0, None, reason, message)}
+
+
+def last_failure(plan: Plan) -> tuple[str, int] | None:
+    assert plan.status is not None
+    found = plan.status["nodes"][0].get("lastFailure")
+    return (found["reason"], found["times"]) if found else None
+
+
+def test_jobs_that_gave_up_are_counted_once_each_while_the_reason_is_the_same() -> None:
+    def after(before: Plan | None, reports: dict[str, WarmerReport], *jobs: JobView) -> Plan:
+        status = before.status if before is not None else None
+        return decide(a_cache(status=status), jobs=list(jobs), reports=reports)
+
+    def failed(minutes: int) -> JobView:
+        return a_job(state=JobState.FAILED, ended=NOW + timedelta(minutes=minutes))
+
+    first = after(None, said("NotFound"), failed(0))
+    assert last_failure(first) == ("NotFound", 1)
+    assert last_failure(after(first, said("NotFound"), failed(0))) == ("NotFound", 1), "the same Job"
+    between = after(first, {})
+    assert last_failure(between) == ("NotFound", 1), "its Job is gone"
+    fetching = after(between, {"n1": WarmerReport("Fetching", 1, 10, 0, None)}, a_job())
+    assert last_failure(fetching) == ("NotFound", 1), "it may come to the same end"
+    passing = after(fetching, said("SourceUnavailable"), a_job())
+    assert last_failure(passing) == ("NotFound", 1), "its Job has not given up"
+    second = after(passing, said("NotFound"), failed(6))
+    assert last_failure(second) == ("NotFound", 2)
+    done = a_job(state=JobState.COMPLETE, ended=NOW + timedelta(minutes=12))
+    assert last_failure(after(second, said("NotFound"), done)) == ("NotFound", 2), (
+        "another pod of it did well"
+    )
+    silent = after(second, {}, failed(12))
+    assert last_failure(silent) == ("NotFound", 2), "without last words it says nothing"
+    assert last_failure(after(silent, said("NotFound"), failed(12))) == ("NotFound", 3), "they come later"
+    assert last_failure(after(second, said("DigestMismatch"), failed(6))) == ("DigestMismatch", 1)
+    key = cache_key(a_cache())
+    ready = decide(a_cache(status=second.status), nodes=[a_node(caches=frozenset({key}))])
+    assert last_failure(ready) is None
+
+
 def test_the_job_of_a_node_that_is_gone_goes() -> None:
     plan = decide(a_cache(), jobs=[a_job("gone")])
     assert [w.name for w in plan.writes if isinstance(w, Delete)] == ["job-gone"]

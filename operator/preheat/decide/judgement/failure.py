@@ -75,6 +75,16 @@ def failure_of(revisions: Sequence[Revision], identity: str) -> Failure | None:
     return None
 
 
+def condemned_caches(stored: Sequence[Revision]) -> frozenset[str]:
+    """Return the uids of the ModelCaches whose weights a revision failed for. Also of one that is tried again."""
+    uids: set[str] = set()
+    for identity in {revision.id for revision in stored}:
+        failure = failure_of(stored, identity)
+        if failure is not None and failure.reason is Reason.WEIGHTS_FAILED:
+            uids.add(str(failure.evidence.get("cache") or ""))
+    return frozenset(uids - {""})
+
+
 def marked(revision: Revision, mark: str, text: str) -> Revision:
     """Return a revision with one thing more that is remembered of it."""
     return replace(revision, marks={**revision.marks, mark: text})

@@ -9,12 +9,14 @@ from preheat.api.gpu import GPUType
 from preheat.api.llmdeployment import LLMDeployment, StorageTier
 from preheat.decide.capacity import fitting_nodes, too_large
 from preheat.decide.judgement.compare import Regression, Tally, regression, tally
-from preheat.decide.judgement.failure import Failure
+from preheat.decide.judgement.failure import Failure, condemned_caches
 from preheat.decide.judgement.pods import Fault, Patience, decisive_fault
+from preheat.decide.judgement.weights import refusal_of
 from preheat.decide.loads import expected
 from preheat.decide.observed import PodView
 from preheat.decide.target import Target, as_it_was, choose_target, is_soaked
 from preheat.decide.wish import ServiceObservation, Wish, the_cache
+from preheat.resources.caching import same_source
 from preheat.resources.serving import Revision
 
 COMPARE_SECONDS = 15.0
@@ -42,6 +44,9 @@ def judge(
     now: datetime,
 ) -> Failure | None:
     """Return why the wanted revision failed, None as long as it may be good. ``back``: the one to go back to."""
+    refused = _without_weights(service, seen, stored, back, wish, now)
+    if refused is not None:
+        return refused
     fault = fault_of_revision(service, seen, wish, now) or _nowhere_to_run(
         service, seen, stored, back, wish, now
     )
@@ -56,6 +61,38 @@ def judge(
         back_to=back.id,
         retry=retry,
         evidence={"pod": fault.pod, "node": fault.node, "attempts": fault.attempts},
+    )
+
+
+def _without_weights(
+    service: LLMDeployment,
+    seen: ServiceObservation,
+    stored: Sequence[Revision],
+    back: Revision,
+    wish: Wish,
+    now: datetime,
+) -> Failure | None:
+    """Return that the wanted revision's weights are not to be had.
+
+    It is nothing against it where the one before needs the same weights, or where a verdict was passed on this cache:
+    what it tells then is as old as that verdict. ``_deletions`` has ours made anew.
+    """
+    cache = the_cache(wish, seen)
+    if cache is None or wish.replicas == 0 or back.cache == cache.name or not same_source(cache, service):
+        return None
+    is_stored = any(revision.id == wish.id for revision in stored)
+    if not is_stored or cache.uid in condemned_caches(stored):
+        return None
+    found = refusal_of(cache)
+    if found is None:
+        return None
+    return Failure(
+        reason=Reason.WEIGHTS_FAILED,
+        message=found.words,
+        time=now,
+        back_to=back.id,
+        retry=service.annotations.get(ANNOTATION_RETRY, ""),
+        evidence={"node": found.node, "told": found.reason, "attempts": found.attempts, "cache": cache.uid},
     )
 
 

@@ -87,10 +87,17 @@ def status_of(
     )
 
 
-def events(before: RolloutStatus | None, after: RolloutStatus | None, now: datetime) -> list[EventDraft]:
-    """Return what is news: that it begins, that replicas move or cannot, that it has ended."""
+def is_complete(before: RolloutStatus | None, after: RolloutStatus | None, wanted: str) -> bool:
+    """Tell whether a rollout has ended since it was told. One whose revision is not wanted any more is given up."""
+    return before is not None and after is None and before.to_revision == wanted
+
+
+def events(
+    before: RolloutStatus | None, after: RolloutStatus | None, wanted: str, now: datetime
+) -> list[EventDraft]:
+    """Return what is news: that it begins, that replicas move or cannot, that it has ended. ``wanted``: a revision."""
     if after is None:
-        if before is None:
+        if before is None or not is_complete(before, after, wanted):
             return []
         since = parse_time(before.started_at)
         took = f", {text.duration((now - since).total_seconds())} after it began" if since else ""
