@@ -87,7 +87,7 @@ class Turns:
             "preheat_rollout_old_replicas": rollout.get("oldReplicas"),
             "preheat_rollout_updated_replicas": rollout.get("updatedReplicas"),
             "preheat_rollout_ready_updated_replicas": rollout.get("readyUpdatedReplicas"),
-            "preheat_rollout_start_timestamp_seconds": began and began.timestamp(),
+            "preheat_rollout_start_timestamp_seconds": began.timestamp() if began is not None else None,
             "preheat_rolled_back": float(_is_rolled_back(plan.status)),
             "preheat_healing_replicas": sum(healing_of(pod) is not None for pod in live),
         }
