@@ -120,7 +120,7 @@ fuzz: venv ## N (2000) poisonous objects from SEED (1): none delays another, eac
 
 .PHONY: test-runtime
 test-runtime: venv ## agent, warmer and engine as real processes, against a real Triton
-	$(PYTEST) $(SIDE_BY_SIDE) --junitxml=$(RESULTS)/runtime.xml tests/runtime
+	$(PYTEST) --junitxml=$(RESULTS)/runtime.xml tests/runtime
 
 .PHONY: test-e2e
 test-e2e: venv ## real clusters of their own, one for each of WORKERS (2): weights, scheduling, serving, healing
