@@ -1,10 +1,6 @@
 """The warmer as its Job runs it: a process with a configuration, a folder and a termination log."""
 
-import json
-import os
 import resource
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +8,7 @@ from typing import Any
 import pytest
 
 from tests.runtime.warmer.origin import Origin
-from tests.runtime.warmer.run import Run, Start
-
-PACKAGE = Path(__file__).parents[3] / "runtime/warmer"
+from tests.runtime.warmer.run import Run, Start, launched
 
 
 @pytest.fixture
@@ -47,22 +41,11 @@ def task(tmp_path: Path) -> Iterator[Start]:
         config: dict[str, Any], *, environment: dict[str, str] | None = None, file_limit: int | None = None
     ) -> Run:
         last_words = tmp_path / f"last-words-{len(runs)}"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "preheat_warmer.main"],
-            env={
-                "PATH": os.defpath,
-                "PYTHONPATH": str(PACKAGE),
-                "PREHEAT_WARMER_CONFIG": json.dumps(config),
-                "PREHEAT_TERMINATION_LOG": str(last_words),
-                **(environment or {}),
-            },
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        run = launched(config, last_words, environment)
         if file_limit is not None:
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (file_limit, file_limit))
-        runs.append(Run(process, last_words))
-        return runs[-1]
+            resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (file_limit, file_limit))
+        runs.append(run)
+        return run
 
     yield starter
     for run in runs:

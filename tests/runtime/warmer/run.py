@@ -1,12 +1,14 @@
 """One process of the warmer, watched from outside: its log, its last words, its port."""
 
 import json
+import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import httpx
 from preheat_warmer.manifest import File
 from preheat_warmer.sources.base import Source
 
+PACKAGE = Path(__file__).parents[3] / "runtime/warmer"
 DEADLINE_SECONDS = 30.0
 
 
@@ -89,6 +92,23 @@ class Run:
         assert self.words["state"] == "Failed"
         assert self.words["reason"] == reason, self.words
         return str(self.words["message"])
+
+
+def launched(config: dict[str, Any], last_words: Path, environment: Mapping[str, str] | None = None) -> Run:
+    """Start a process with this very configuration, and with nothing of our environment but what is given."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "preheat_warmer.main"],
+        env={
+            "PATH": os.defpath,
+            "PYTHONPATH": str(PACKAGE),
+            "PREHEAT_WARMER_CONFIG": json.dumps(config),
+            "PREHEAT_TERMINATION_LOG": str(last_words),
+            **(environment or {}),
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return Run(process, last_words)
 
 
 Start = Callable[..., Run]

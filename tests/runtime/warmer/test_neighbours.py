@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,9 +18,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from preheat_warmer.manifest import File, Manifest, manifest_digest, render
 
-from tests.runtime.warmer.conftest import PACKAGE
 from tests.runtime.warmer.origin import Answer, Origin
-from tests.runtime.warmer.run import Run, Start
+from tests.runtime.warmer.run import Run, Start, launched
 
 NAMESPACE, AUDIENCE = "team-a", "preheat.dev/team-a/0123456789abcdef"
 MANIFEST = "/model/.preheat-manifest.json"
@@ -121,18 +118,7 @@ def _start(tmp_path: Path, number: int, folder: Path, more: dict[str, Any]) -> R
     config = {"task": "serve", "destination": str(folder), "listenPort": 0, "namespace": NAMESPACE,
               "audience": AUDIENCE, "issuerKeys": jwks(), "nodeName": f"n{number}", **more}  # fmt: skip
     last_words = tmp_path / f"seeder-{number}-{time.monotonic_ns()}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "preheat_warmer.main"],
-        env={
-            "PATH": os.defpath,
-            "PYTHONPATH": str(PACKAGE),
-            "PREHEAT_WARMER_CONFIG": json.dumps(config),
-            "PREHEAT_TERMINATION_LOG": str(last_words),
-        },
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    return Run(process, last_words)
+    return launched(config, last_words)
 
 
 @dataclass
