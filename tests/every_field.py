@@ -184,9 +184,7 @@ def later(scene: Scene, counts: Sequence[float] = (), **pod: Any) -> Plan:
 
     ``counts``: requests that ended, that failed, and seconds in service of the new one; the good one's are 1000, 0, 1000.
     """
-    (service,) = (
-        w.manifest["of"] for w in scene.writes if isinstance(w, Apply) and w.manifest["kind"] == "Later"
-    )
+    service = _later_of(scene)
     wanted = [
         m
         for m in children(scene, "ControllerRevision")
@@ -213,6 +211,14 @@ def later(scene: Scene, counts: Sequence[float] = (), **pod: Any) -> Plan:
     return replace(first, writes=(*first.writes, *_after_the_verdict(service, seen, first).writes))
 
 
+def _later_of(scene: Scene) -> LLMDeployment:
+    (service,) = (
+        w.manifest["of"] for w in scene.writes if isinstance(w, Apply) and w.manifest["kind"] == "Later"
+    )
+    found: LLMDeployment = service
+    return found
+
+
 def _after_the_verdict(service: LLMDeployment, seen: ServiceObservation, plan: Plan) -> Plan:
     verdict = children(plan, "ControllerRevision")
     names = {body["metadata"]["name"] for body in verdict}
@@ -236,6 +242,33 @@ def goes_back(scene: Scene) -> bool:
         d["spec"]["replicas"] > 0 and d["metadata"]["labels"][LABEL_REVISION] == old
         for d in children(after, "Deployment")
     )
+
+
+def on_the_first_type(scene: Scene) -> Any:
+    """How many replicas the first type is asked for once one has found no GPU for 400 s."""
+    service = _later_of(scene)
+    waits = a_pod(
+        "waits", revision_id(service), node=None, scheduled=False, created=NOW - timedelta(seconds=400),
+        unschedulable="1 Insufficient nvidia.com/gpu",
+    )  # fmt: skip
+    pinned = children(scene, "ControllerRevision")
+    plan = decide_service(service, ServiceObservation(NODES, (), [waits], (), pinned), CONFIG, NOW)
+    (first, *_) = (plan.status or {})["gpuTypes"]
+    return first["replicas"]
+
+
+def is_held_back(scene: Scene) -> bool:
+    """Tell whether a good revision is kept where no node could take the new one."""
+    service, before = _later_of(scene), serving.parse_controller_revision(_history()[-1])
+    assert before is not None
+    good = serving.make_controller_revision(
+        service, replace(before, marks={ANNOTATION_SOAKED: "2026-01-01T00:00:00Z"})
+    )
+    old = a_pod("old", before.id, ready=True)
+    plan = decide_service(
+        service, ServiceObservation([a_node("t4", "Tesla-T4")], (), [old], (), [good]), CONFIG, NOW
+    )
+    return bool((plan.status or {})["revision"] == before.id)
 
 
 def is_soaked(scene: Scene) -> bool:
@@ -291,6 +324,10 @@ def _runtime(**given: Any) -> dict[str, Any]:
     return {"runtime": given}
 
 
+def _on_l4(**given: Any) -> dict[str, Any]:
+    return _runtime(perType=[{"type": "nvidia-l4", **given}])
+
+
 def _asks(**given: Any) -> dict[str, Any]:
     return {"health": {"canary": given}}
 
@@ -308,6 +345,12 @@ LLMDEPLOYMENT: dict[str, Field | OnlyValue] = {
     "spec.cache.mode": Field({"cache": SHARED}, weights_claim, "weights"),
     "spec.cache.warmNodes": Field({"cache": {"warmNodes": 1}}, of_cache("placement", "nodes"), 2),
     "spec.hardware.gpu.count": Field(_hardware(gpu={"count": 2}), limit("nvidia.com/gpu"), "2"),
+    "spec.hardware.gpu.patienceSeconds": Field(
+        _hardware(gpu={"patienceSeconds": 600}),
+        on_the_first_type,
+        1,
+        _hardware(gpu={"types": ["nvidia-l4", "nvidia-a10g"]}),
+    ),
     "spec.hardware.gpu.resourceName": Field(
         _hardware(gpu={"resourceName": "example.com/gpu"}), limit("example.com/gpu"), "1"
     ),
@@ -391,6 +434,7 @@ LLMDEPLOYMENT: dict[str, Field | OnlyValue] = {
         None,
     ),
     "spec.rollout.autoRollback": Field({"rollout": {"autoRollback": False}}, goes_back, False),
+    "spec.rollout.preflight": Field({"rollout": {"preflight": "Report"}}, is_held_back, False),
     "spec.rollout.progressLimitFactor": Field(
         {"rollout": {"progressLimitFactor": 2}},
         lambda scene: verdict_of(later(scene, unready_since=NOW - timedelta(seconds=1000), report=PROBING)),
@@ -434,6 +478,21 @@ LLMDEPLOYMENT: dict[str, Field | OnlyValue] = {
         _runtime(image="example.com/triton:1"), lambda scene: engine(scene)["image"], "example.com/triton:1"
     ),
     "spec.runtime.options{}": Field(_runtime(options={"seed": "7"}), engine_arguments("seed"), 7, VLLM),
+    "spec.runtime.perType[].args[]": Field(
+        _on_l4(args=["--log-verbose=1"]), lambda scene: engine(scene)["command"][-1], "--log-verbose=1"
+    ),
+    "spec.runtime.perType[].options{}": Field(
+        _on_l4(options={"seed": "8"}),
+        engine_arguments("seed"),
+        8,
+        merged(VLLM, _runtime(options={"seed": "7"})),
+    ),
+    "spec.runtime.perType[].type": Field(
+        _on_l4(type="nvidia-a10g", args=["--log-verbose=1"]),
+        lambda scene: engine(scene)["command"][-1] == "--log-verbose=1",
+        False,
+        merged(_on_l4(args=["--log-verbose=1"]), _hardware(gpu={"types": ["nvidia-l4", "nvidia-a10g"]})),
+    ),
     "spec.runtime.resources.cpu": Field(
         _runtime(resources={"cpu": "3"}), lambda scene: engine(scene)["resources"]["requests"]["cpu"], "3"
     ),

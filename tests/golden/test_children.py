@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from preheat.api.llmdeployment import LLMDeployment
+from preheat.api.llmdeployment import LLMDeployment, LLMDeploymentSpec
 from preheat.api.modelcache import ModelCache
 from preheat.api.parse import parse
 from preheat.config import OperatorConfig
@@ -48,6 +48,22 @@ def test_children_of_the_example() -> None:
 def test_children_with_a_pod_template() -> None:
     seen = ServiceObservation([a_node()], (), (), (), ())
     check(HERE / "pod-template.yaml", _text(decide_service(_example("pod-template"), seen, CONFIG, NOW)))
+
+
+def test_children_on_two_gpu_types() -> None:
+    """The second type has arguments of its own: the two templates differ in them, and in where they run."""
+    service = _example()
+    body = service.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    body["hardware"]["gpu"]["types"] = ["nvidia-l4", "nvidia-t4"]
+    body["runtime"]["perType"] = [
+        {"type": "nvidia-t4", "args": ["--log-verbose=1"], "options": {"n_ctx": "1024"}}
+    ]
+    body["replicas"] = 2
+    two = service.model_copy(update={"spec": LLMDeploymentSpec.model_validate(body)})
+    nodes = [a_node(gpus=1), a_node("n2", "Tesla-T4", gpus=1)]
+    plan = decide_service(two, ServiceObservation(nodes, (), (), (), ()), CONFIG, NOW)
+    deployments = [w for w in plan.writes if isinstance(w, Apply) and w.manifest["kind"] == "Deployment"]
+    check(HERE / "two-gpu-types.yaml", _text(Plan(tuple(deployments), None, (), 0)))
 
 
 def _example_cache(nodes: int = 1, status: dict[str, Any] | None = None) -> ModelCache:

@@ -220,6 +220,7 @@ def _mend(spec: Body, chooser: random.Random) -> None:
     hardware = spec["hardware"]
     hardware["gpu"]["types"] = chooser.sample(GPU_TYPES, chooser.choice((1, 1, len(GPU_TYPES))))
     hardware.pop("parallelism", None)
+    _mend_types(runtime, backend, hardware["gpu"]["types"])
     _mend_scaling(spec.get("scaling", {}))
     if runtime.get("resources"):
         runtime["resources"] = {
@@ -228,6 +229,18 @@ def _mend(spec: Body, chooser: random.Random) -> None:
         }
     if not str(spec.get("health", {}).get("canary", {}).get("prompt", "x")).strip():
         spec["health"]["canary"]["prompt"] = "x"
+
+
+def _mend_types(runtime: Body, backend: str, types: list[str]) -> None:
+    """One entry for a type that is listed, with options that the backend takes."""
+    own = {one["type"]: one for one in runtime.get("perType", []) if one["type"] in types}
+    for one in own.values():
+        if backend == "LlamaCpp" and "options" in one:
+            one["options"] = {"n_ctx": "1"}
+        if backend == "Repository":
+            one.pop("options", None)
+    if "perType" in runtime:
+        runtime["perType"] = list(own.values())
 
 
 def _mend_storage(spec: Body, storage: Body) -> None:

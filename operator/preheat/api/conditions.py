@@ -37,6 +37,10 @@ class ConditionType(StrEnum):
     """Replicas that do not answer are not restarted, for a reason that is told. Only there while it is True."""
     ROLLED_BACK = "RolledBack"
     """Another revision is wanted than the spec's: it failed, or a person asked. False: what was asked for is not there."""
+    PREFLIGHT_PASSED = "PreflightPassed"
+    """Whether the spec's revision can run anywhere, as far as is known. Only there until a replica of it has a GPU."""
+    FELL_BACK = "FellBack"
+    """Replicas are on another GPU type than the first. Only there while it is True."""
 
 
 class Reason(StrEnum):
@@ -94,6 +98,10 @@ class Reason(StrEnum):
     REVISION_UNKNOWN = "RevisionUnknown"
     ERROR_RATE = "ErrorRateRose"
     LATENCY = "LatencyRose"
+    # before a revision goes out
+    PREFLIGHT_PASSED = "PreflightPassed"
+    PREFLIGHT_FAILED = "PreflightFailed"
+    FELL_BACK = "FellBack"
     # scaling
     DECIDING = "Deciding"
     SIGNALS_MISSING = "SignalsMissing"

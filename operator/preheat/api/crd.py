@@ -9,6 +9,7 @@ What is bent, and why (left: what pydantic emits, right: what a structural schem
 ``propertyNames`` ask of a map's keys becomes rules.
 """
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def _convert(node: Schema, definitions: dict[str, Schema]) -> Schema:
         return _convert({**_inline(only, definitions), **rest}, definitions)
     if "const" in node:
         node = {**node, "enum": [node["const"]]}
-    result: Schema = {key: node[key] for key in _KEPT if key in node}
+    # Copied: a type that is used twice would be written with YAML's anchors.
+    result: Schema = {key: copy.deepcopy(node[key]) for key in _KEPT if key in node}
     if "x-kubernetes-validations" in result:
         result.pop("pattern", None)
     if "description" in result:

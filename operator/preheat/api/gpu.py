@@ -52,6 +52,8 @@ device plugin has not registered yet.
 """
 
 LABEL_PRODUCT: Final = "nvidia.com/gpu.product"
+LABEL_MEMORY: Final = "nvidia.com/gpu.memory"
+"""Memory of one GPU in MiB, by GPU feature discovery."""
 LABEL_ACCELERATOR: Final = "cloud.google.com/gke-accelerator"
 
 GPU_MODELS: Final[dict[GPUType, GPUModel]] = {

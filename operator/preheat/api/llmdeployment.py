@@ -79,6 +79,13 @@ class RolloutStrategy(StrEnum):
     CANARY = "Canary"
 
 
+class PreflightPolicy(StrEnum):
+    """What follows when a new revision cannot run anywhere, as far as is known before it is tried."""
+
+    ENFORCE = "Enforce"
+    REPORT = "Report"
+
+
 class ModelSpec(ModelSource):
     """Which model, exactly: where it comes from, which revision, and how it is to be run."""
 
@@ -164,6 +171,64 @@ def _without_options(backend: Backend, names: tuple[str, ...]) -> Rule:
     )
 
 
+_OWN_ARGUMENTS = (
+    f"must not set, in full or shortened, --{', --'.join(_OUR_ARGUMENTS)}: Preheat sets them, and the "
+    "agent and the Service rely on them; leave them out"
+)
+
+
+def _per_type(backend: Backend, condition: str, message: str) -> Rule:
+    """Return a rule on the options of every entry of ``perType``, for one backend. ``k`` is an option, ``p`` its entry."""
+    return (
+        f"!has(self.perType) || !has(self.backend) || self.backend != '{backend}'"
+        f" || self.perType.all(p, !has(p.options) || p.options.all(k, {condition}))",
+        message,
+        ".perType",
+    )
+
+
+def _per_type_without(backend: Backend, names: tuple[str, ...]) -> Rule:
+    listed = ", ".join(f"'{name}'" for name in names)
+    return _per_type(
+        backend,
+        f"!(k in [{listed}])",
+        f"`options` of backend {backend} must not set {', '.join(names[:-1])} or {names[-1]}, on no GPU type either: "
+        "Preheat sets them; leave them out",
+    )
+
+
+OptionName = Annotated[
+    str,
+    worded(
+        "^[A-Za-z_][A-Za-z0-9_.-]*$",
+        "names must be made of A-Z, a-z, 0-9, '_', '.' and '-', and begin with a letter: an option is "
+        "written as the backend names it, for example max_num_seqs",
+        max_length=64,
+    ),
+]
+
+
+class TypeRuntime(APIModel):
+    """What the engine is told besides on one GPU type."""
+
+    type: Annotated[GPUType, Field(description="The GPU type, one of hardware.gpu.types.")]
+    args: Annotated[
+        list[Annotated[str, Field(max_length=1024)]],
+        Field(
+            max_length=16,
+            description="More command-line arguments for the engine on this type, after those of runtime.args.",
+            json_schema_extra=rules((f"!self.exists(a, a.matches('{_OURS}'))", _OWN_ARGUMENTS)),
+        ),
+    ] = []
+    options: Annotated[
+        dict[OptionName, Annotated[str, Field(max_length=1024)]],
+        Field(
+            max_length=16,
+            description="Options of the backend on this type. They win over those of runtime.options.",
+        ),
+    ] = {}
+
+
 class RuntimeSpec(APIModel):
     """The server that runs the model. Every engine speaks KServe v2 over HTTP (8000) and gRPC (8001)."""
 
@@ -202,6 +267,18 @@ class RuntimeSpec(APIModel):
                 ".options",
             ),
             *(_without_options(backend, names) for backend, names in _OUR_OPTIONS.items()),
+            *(_per_type_without(backend, names) for backend, names in _OUR_OPTIONS.items()),
+            _per_type(
+                Backend.LLAMA_CPP,
+                "k in ['n_ctx', 'n_parallel', 'n_threads', 'load_bytes_per_second'] && p.options[k].matches('^[0-9]{1,12}$')",
+                "`options` of backend LlamaCpp are n_ctx, n_parallel, n_threads and load_bytes_per_second, whole numbers in "
+                "quotes, on every GPU type",
+            ),
+            _per_type(
+                Backend.REPOSITORY,
+                "false",
+                "`options` must be left out in `perType` for backend Repository: what is served is the same on every GPU type",
+            ),
         )
     )
 
@@ -235,25 +312,13 @@ class RuntimeSpec(APIModel):
                 (
                     # An object that has them already keeps them, as long as its list stays as it is.
                     f"!self.exists(a, a.matches('{_OURS}')) || (oldSelf.hasValue() && oldSelf.value() == self)",
-                    f"must not set, in full or shortened, --{', --'.join(_OUR_ARGUMENTS)}: Preheat sets them, and the "
-                    "agent and the Service rely on them; leave them out",
+                    _OWN_ARGUMENTS,
                 )
             ),
         ),
     ] = []
     options: Annotated[
-        dict[
-            Annotated[
-                str,
-                worded(
-                    "^[A-Za-z_][A-Za-z0-9_.-]*$",
-                    "names must be made of A-Z, a-z, 0-9, '_', '.' and '-', and begin with a letter: an option is "
-                    "written as the backend names it, for example max_num_seqs",
-                    max_length=64,
-                ),
-            ],
-            Annotated[str, Field(max_length=1024)],
-        ],
+        dict[OptionName, Annotated[str, Field(max_length=1024)]],
         Field(
             max_length=64,
             description="Options of the backend by their own names, for VLLM its engine arguments "
@@ -261,6 +326,15 @@ class RuntimeSpec(APIModel):
             "which weights are loaded: that is refused.",
         ),
     ] = {}
+    per_type: Annotated[
+        list[TypeRuntime],
+        Field(
+            max_length=8,
+            description="What the engine is told besides on a GPU type of hardware.gpu.types: a smaller GPU may need a "
+            "shorter context, or fewer sequences at once. A change is a new revision.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = []
     resources: Annotated[Resources, Field(description="CPU and memory of the engine's container.")] = (
         Resources()
     )
@@ -287,10 +361,19 @@ class GPUSpec(APIModel):
             min_length=1,
             max_length=8,
             description="GPU types in order of preference. Each gets a Deployment of its own; a later type "
-            "is used when the earlier ones have no room left.",
+            "is used when the earlier ones have no room left. A replica that has its GPU stays on its type.",
             json_schema_extra={"x-kubernetes-list-type": "set"},
         ),
     ]
+    patience_seconds: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=86_400,
+            description="How long a replica waits for a GPU of one type before the next type of the list takes it, in "
+            "seconds. Where no node has the type, it is taken at once.",
+        ),
+    ] = 300
     count: Annotated[int, Field(ge=1, le=16, description="GPUs per replica, all on one node.")] = 1
     resource_name: Annotated[
         str,
@@ -717,6 +800,14 @@ class RolloutSpec(APIModel):
             "replica needs nearly always, by measurement. A load that makes progress fails nothing.",
         ),
     ] = 10
+    preflight: Annotated[
+        PreflightPolicy,
+        Field(
+            description="What follows when no node could ever take a replica of a new revision, or the weights cannot fit. "
+            "Enforce: nothing of it is fetched or started while the revision before it can serve. Report: it is told, and "
+            "tried all the same, for clusters that add nodes of a new kind only when a pod waits for one."
+        ),
+    ] = PreflightPolicy.ENFORCE
     analysis: Annotated[
         AnalysisSpec,
         Field(description="How much worse than its predecessor a new revision may serve while it soaks."),
@@ -772,6 +863,11 @@ class LLMDeploymentSpec(APIModel):
                 "`model.format` must be Safetensors for backend TensorRTLLM: use such a version of the model, "
                 "or set `runtime.backend` to LlamaCpp for GGUF, or to Repository for what Triton loads itself",
                 ".model.format",
+            ),
+            (
+                "!has(self.runtime.perType) || self.runtime.perType.all(p, p.type in self.hardware.gpu.types)",
+                "`type` in `runtime.perType` must be one of `hardware.gpu.types`: correct it, or add it there",
+                ".runtime.perType",
             ),
             _unread("model.precision", Backend.LLAMA_CPP, Backend.REPOSITORY),
             _unread("model.contextLengthTokens", Backend.REPOSITORY),
@@ -971,6 +1067,18 @@ class RolloutStatus(APIModel):
     ] = None
 
 
+class GPUTypeStatus(APIModel):
+    """The replicas of the wanted revision on one GPU type."""
+
+    type: Annotated[str, Field(max_length=63, description="The GPU type.")]
+    replicas: Annotated[int, Field(ge=0, description="Replicas that it is asked for.")]
+    ready_replicas: Annotated[int, Field(ge=0, description="Those of them that answer.")]
+    message: Annotated[
+        str | None,
+        Field(max_length=512, description="Why replicas went to another type, where they did."),
+    ] = None
+
+
 class AvoidedNodeStatus(APIModel):
     """A node that new replicas keep off, because one that was healed there to the end does not answer."""
 
@@ -1038,6 +1146,14 @@ class LLMDeploymentStatus(APIModel):
         LoadTimesStatus | None, Field(description="How long loads took, by kind and phase.")
     ] = None
     rollout: Annotated[RolloutStatus | None, Field(description="The rollout under way.")] = None
+    gpu_types: Annotated[
+        list[GPUTypeStatus] | None,
+        Field(
+            max_length=8,
+            description="How many replicas each GPU type has, and why. Only there with several types.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = None
     avoided_nodes: Annotated[
         list[AvoidedNodeStatus] | None,
         Field(
@@ -1099,6 +1215,7 @@ __all__ = [
     "Day",
     "EngineName",
     "GPUSpec",
+    "GPUTypeStatus",
     "HardwareSpec",
     "HealthSpec",
     "LLMDeployment",
@@ -1112,6 +1229,7 @@ __all__ = [
     "ObservedLoad",
     "Parallelism",
     "Precision",
+    "PreflightPolicy",
     "Resources",
     "RolloutSpec",
     "RolloutStatus",
@@ -1124,4 +1242,5 @@ __all__ = [
     "ScalingStatus",
     "ScheduleSpec",
     "StorageTier",
+    "TypeRuntime",
 ]

@@ -6,11 +6,13 @@ from typing import Any
 from preheat.api.template import AGENT, ENGINE, OWN_VOLUMES
 from preheat.decide.plan import Admit, Adopt, Apply, Delete, LabelNode, Plan, PricePod, Write
 
+_TOLD = {"Ready", "Accepted", "PreflightPassed", "FellBack"}
+
 
 def lines(plan: Plan) -> list[str]:
     """Return a plan's writes and its verdict as people read them."""
     result = [_line(write) for write in plan.writes]
-    told = [c for c in (plan.status or {}).get("conditions", ()) if c["type"] in {"Ready", "Accepted"}]
+    told = [c for c in (plan.status or {}).get("conditions", ()) if c["type"] in _TOLD]
     return result + [f"  {c['type']}={c['status']} {c['reason']}: {c['message']}" for c in told]
 
 

@@ -9,7 +9,13 @@ from preheat.cli.bar import bar
 from preheat.decide.text import size
 
 _MARKS = {ConditionStatus.TRUE: "✔", ConditionStatus.FALSE: "✘", ConditionStatus.UNKNOWN: "?"}
-_SHOWN = (ConditionType.ACCEPTED, ConditionType.WEIGHTS_READY, ConditionType.AVAILABLE, ConditionType.READY)
+_SHOWN = (
+    ConditionType.ACCEPTED,
+    ConditionType.PREFLIGHT_PASSED,
+    ConditionType.WEIGHTS_READY,
+    ConditionType.AVAILABLE,
+    ConditionType.READY,
+)
 
 
 def is_ready(service: LLMDeployment) -> bool:
@@ -38,10 +44,15 @@ def screen(service: LLMDeployment, cache: ModelCache | None) -> list[str]:
     for kind in _SHOWN:
         found = condition(status.conditions, kind)
         if found is not None:
-            lines.append(f"  {_MARKS[found.status]} {kind:<13} {found.reason}: {found.message}")
+            lines.append(f"  {_MARKS[found.status]} {kind:<15} {found.reason}: {found.message}")
     if status.scaling is not None:
         told = status.scaling
         lines.append(f"  scaling {told.mode}: {told.wanted_replicas} wanted   {told.reason}: {told.message}")
+    lines += [
+        f"  GPU {told.type:<18} {told.ready_replicas} of {told.replicas} answer"
+        + (f"   {told.message}" if told.message else "")
+        for told in status.gpu_types or []
+    ]
     lines += _rollout(status.rollout)
     lines += _weights(cache)
     loading = status.loading

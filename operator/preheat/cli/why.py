@@ -11,10 +11,10 @@ def lines(service: LLMDeployment) -> list[str]:
         f"{service.namespace}/{service.name}   mode {spec.mode}   replicas {status.replica_summary or '-'}"
     )
     if spec.mode is ScalingMode.EXTERNAL:
-        return [first, *_external(service), *_loads(service)]
+        return [first, *_external(service), *_types(service), *_loads(service)]
     if status.scaling is None:
         return [first, "  Nothing was decided yet: the operator has not looked at it in this mode."]
-    return [first, *_decided(status.scaling), *_changes(status.scaling), *_loads(service)]
+    return [first, *_decided(status.scaling), *_changes(status.scaling), *_types(service), *_loads(service)]
 
 
 def _external(service: LLMDeployment) -> list[str]:
@@ -46,6 +46,13 @@ def _changes(scaling: ScalingStatus) -> list[str]:
         for change in scaling.decisions
     ]
     return ["  last changes", *rows]
+
+
+def _types(service: LLMDeployment) -> list[str]:
+    return [
+        f"  {told.replicas} on {told.type}" + (f"   {told.message}" if told.message else "")
+        for told in service.status.gpu_types or []
+    ]
 
 
 def _loads(service: LLMDeployment) -> list[str]:

@@ -96,14 +96,14 @@ def shortage(
     It holds for a while after that replica is given up: what cannot be had is not asked for again and again. More nodes, or
     one more replica that has a node, end it.
     """
-    resource, placed = service.spec.hardware.gpu.resource_name, _placed(pods)
+    gpu, placed = service.spec.hardware.gpu, _placed(pods)
     waits = (
         pod
         for pod in pods
-        if resource in (pod.unschedulable or "")
+        if gpu.resource_name in (pod.unschedulable or "")
         and not pod.deleting
         and pod.created is not None
-        and (now - pod.created).total_seconds() >= SHORT_AFTER_SECONDS
+        and (now - pod.created).total_seconds() >= _short_after_seconds(service, pod)
     )
     if weights_there and next(waits, None) is not None:
         return Shortage(placed, total, now)
@@ -113,6 +113,12 @@ def shortage(
         or placed > before.placed
     )
     return None if ended else before
+
+
+def _short_after_seconds(service: LLMDeployment, pod: PodView) -> float:
+    """Return how long a replica waits before GPUs are short: on a type that is not the last, until the next has taken it."""
+    gpu = service.spec.hardware.gpu
+    return SHORT_AFTER_SECONDS + (0 if pod.gpu_type == gpu.types[-1] else gpu.patience_seconds)
 
 
 def _placed(pods: Sequence[PodView]) -> int:

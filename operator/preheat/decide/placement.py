@@ -1,11 +1,10 @@
 """Which nodes can take what: by GPU type, labels and taints."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from operator import attrgetter
 
 from preheat.api.gpu import GPU_MODELS, GPU_TAINTS, LABEL_ACCELERATOR, LABEL_PRODUCT, GPUType
-from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import PlacementSpec, Toleration
 from preheat.decide.observed import NodeView, Taint
 
@@ -57,26 +56,3 @@ def untolerated(placement: PlacementSpec, node: NodeView) -> list[Taint]:
     """Return the taints that keep a cache off a node."""
     tolerations = [*_OF_EVERY_CACHE, *placement.tolerations]
     return [taint for taint in node.taints if not is_tolerated(taint, tolerations)]
-
-
-def split_over_types(
-    service: LLMDeployment, replicas: int, nodes: Sequence[NodeView]
-) -> Mapping[GPUType, int]:
-    """Return how many replicas each GPU type gets: the first type as far as its nodes reach, then the next.
-
-    What no type has room for stays with the first: its pods wait there, and say why. A type's room is
-    what its nodes can offer in all, whoever uses it: who gets a GPU is the scheduler's business.
-    """
-    gpu = service.spec.hardware.gpu
-    shares = dict.fromkeys(gpu.types, 0)
-    left = replicas
-    for gpu_type in gpu.types:
-        room = sum(
-            node.allocatable.get(gpu.resource_name, 0) // gpu.count
-            for node in nodes
-            if gpu_type_of(node) is gpu_type and node.ready and node.schedulable
-        )
-        shares[gpu_type] = min(left, room)
-        left -= shares[gpu_type]
-    shares[gpu.types[0]] += left
-    return shares

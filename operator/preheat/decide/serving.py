@@ -6,10 +6,11 @@ from datetime import datetime
 
 from preheat.api.constants import ANNOTATION_BASELINE, ANNOTATION_SERVED, ANNOTATION_VERDICT, LABEL_REVISION
 from preheat.api.llmdeployment import LLMDeployment
-from preheat.api.modelcache import MOST_NODES, CacheMode
+from preheat.api.modelcache import MOST_NODES, CacheMode, NodeCacheState
 from preheat.config import OperatorConfig
 from preheat.decide.autoscale import Outcome
 from preheat.decide.capacity import fitting_nodes
+from preheat.decide.fallback import warm_first
 from preheat.decide.judgement.failure import condemned_caches, failure_of, marked
 from preheat.decide.judgement.judge import (
     COMPARE_SECONDS,
@@ -23,6 +24,7 @@ from preheat.decide.judgement.soak import soak_left_seconds, soaked
 from preheat.decide.observed import is_controlled_by
 from preheat.decide.ownership import is_orphan
 from preheat.decide.plan import POLL_SECONDS, Adopt, Apply, Delete, Plan, PricePod, Write, timestamp
+from preheat.decide.preflight import with_preflight
 from preheat.decide.renewal import Renewal, renew
 from preheat.decide.rollout import Method, Step, next_step
 from preheat.decide.rollout.gather import Question, gather
@@ -38,6 +40,7 @@ from preheat.decide.wish import (
     runs,
     scale,
     stored_revisions,
+    the_cache,
 )
 from preheat.errors import InvalidSpec
 from preheat.resources import caching, names, serving
@@ -53,11 +56,12 @@ def decide_service(
     orphans = [body for body in seen.children if is_orphan(body)]
     target = choose_target(service, stored)
     wanted = serving.revision_id(service)
-    service = as_it_was(service, stored, target)
     try:
+        target = with_preflight(service, seen, stored, target)
+        service = as_it_was(service, stored, target)
         caching.wanted_placement(service)
         scaled = scale(service, seen, now)
-        wish = make_wish(service, seen, stored, config, scaled, target)
+        wish = make_wish(service, seen, stored, config, now, scaled, target)
     except InvalidSpec as problem:
         return refusal(service, seen, str(problem), now)
     if orphans:
@@ -72,6 +76,8 @@ def decide_service(
         verdict = _marks(service, stored, wish.id, ANNOTATION_VERDICT, failure.to_json())
         plan = telling_plan(service, seen, wish, verdict, now, scaled, target=target, planned=False)
         return replace(plan, requeue_after=POLL_SECONDS)
+    if target.held and wish.id in serving_ids(seen) and not is_proven(stored, wish.id):
+        wish = _served(wish, now)  # else nobody would know that it is good, once its last replica is lost
     if not is_soaked(stored, wish.id) and soak_left_seconds(service, seen, wish, now) == 0:
         wish = soaked(wish, now)
     # Whatever the history's limit: the spec's with its verdict, and the way back until the spec's is known to be good.
@@ -138,9 +144,9 @@ def rollout_ahead(
     Raises InvalidSpec as ``decide_service`` would say it.
     """
     stored = stored_revisions(service, seen)
-    target = choose_target(service, stored)
+    target = with_preflight(service, seen, stored, choose_target(service, stored))
     service = as_it_was(service, stored, target)
-    wish = make_wish(service, seen, stored, config, scale(service, seen, now), target)
+    wish = make_wish(service, seen, stored, config, now, scale(service, seen, now), target)
     return _question(service, seen, wish, stored, target, now)
 
 
@@ -158,6 +164,11 @@ def _marks(
     """Return the writes that have it remembered of a revision, on every GPU type that it is stored for."""
     mine = [revision for revision in stored if revision.id == identity]
     return [Apply(serving.make_controller_revision(service, marked(r, mark, text))) for r in mine]
+
+
+def _served(wish: Wish, now: datetime) -> Wish:
+    revisions = tuple(marked(r, ANNOTATION_SERVED, timestamp(now)) for r in wish.revisions)
+    return replace(wish, revisions=revisions)
 
 
 def _marks_of_predecessors(
@@ -347,7 +358,7 @@ def _applies(
         writes.append(Apply(serving.make_disruption_budget(service)))
     if wish.makes_cache:
         nodes = nodes_to_warm(service, wish.replicas, wish.forecast, len(fitting_nodes(service, seen.nodes)))
-        first = rolling.question.nodes_first if rolling.step is not None and wish.replicas else ()
+        first = _nodes_first(service, seen, wish, rolling)
         nodes = max(nodes, len(first))
         writes.append(Apply(caching.make_cache(service, wish.cache, nodes, wish.resolved, first)))
     for revision in wish.revisions:
@@ -360,7 +371,47 @@ def _applies(
     idle = {
         view.name: 0 for view in seen.deployments if view.revision == wish.id and view.gpu_type not in used
     }
-    return [*_resized(service, stored, idle), *writes]
+    return [*_resized(service, stored, {**idle, **_on_types_not_listed(seen, wish)}), *writes]
+
+
+def _on_types_not_listed(seen: ServiceObservation, wish: Wish) -> dict[str, int]:
+    """Return how many replicas stay on GPU types that the spec lists no more: as many as are missing on those that it does.
+
+    They need other GPUs than the new ones, so each goes when one of those answers.
+    """
+    listed = {gpu_type.value for gpu_type in wish.shares}
+    ready = sum(
+        pod.ready and not pod.deleting and pod.revision == wish.id and pod.gpu_type in listed
+        for pod in seen.pods
+    )
+    left, found = max(0, wish.replicas - ready), dict[str, int]()
+    for view in sorted(seen.deployments, key=lambda view: view.name):
+        if view.revision == wish.id and view.gpu_type not in listed:
+            live = sum(runs(view, pod) and not pod.deleting and pod.ready for pod in seen.pods)
+            found[view.name] = min(view.replicas, live, left)
+            left -= found[view.name]
+    return found
+
+
+def _nodes_first(
+    service: LLMDeployment, seen: ServiceObservation, wish: Wish, rolling: _Rolling
+) -> tuple[str, ...]:
+    """Return the nodes that get the weights before others: those that a rollout takes next, and those of a later GPU type."""
+    if wish.replicas == 0:
+        return ()
+    first = set(rolling.question.nodes_first if rolling.step is not None else ())
+    if len(wish.shares) > 1:
+        cache = the_cache(wish, seen)
+        used: dict[str, int] = {}
+        for use in seen.uses:
+            used[use.node] = used.get(use.node, 0) + use.count
+        mine = [pod for pod in seen.pods if pod.revision == wish.id and not pod.deleting]
+        coming = (
+            {n.name for n in cache.status.nodes if n.state is not NodeCacheState.FAILED} if cache else set()
+        )
+        key = caching.cache_key(cache) if cache else ""
+        first |= set(warm_first(service, wish.shares, seen.nodes, mine, key, coming, used))
+    return tuple(sorted(first))
 
 
 def _replicas(

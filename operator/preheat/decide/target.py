@@ -13,6 +13,7 @@ the spec's revision is ever judged, so what was gone back to cannot fail in turn
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -46,6 +47,10 @@ class Target:
     """Why the spec's revision failed."""
     alone: bool = False
     """Whether it may fail, and there is no other to go back to."""
+    held: bool = False
+    """Whether it stands in for the spec's revision, which cannot run as far as is known (``preflight.py``)."""
+    preflight: str | None = None
+    """Why the spec's revision cannot run; empty where nothing speaks against it, None where that is not asked."""
     holds: bool = False
     """Whether nothing moves: the spec's revision failed, and nobody may go back but a person."""
 
@@ -146,13 +151,17 @@ def as_it_was(service: LLMDeployment, stored: Sequence[Revision], target: Target
         {**now, **{part: parts.get(part) for part in serving.SPEC_PARTS if part != "cache"}} if parts else now
     )
     types = [gpu_type for gpu_type in service.spec.hardware.gpu.types if gpu_type in kept] or kept
-    wanted = [gpu_type.value for gpu_type in types]
+    # Which types there are and how long one is waited for makes no revision.
+    where: dict[str, Any] = {
+        "types": [gpu_type.value for gpu_type in types],
+        "patienceSeconds": service.spec.hardware.gpu.patience_seconds,
+    }
     hardware = then["hardware"]
-    then = {**then, "hardware": {**hardware, "gpu": {**hardware["gpu"], "types": wanted}}}
+    then = {**then, "hardware": {**hardware, "gpu": {**hardware["gpu"], **where}}}
     if parts:
-        where = {key: value for key, value in parts.get("cache", {}).items() if key in {"mode", "claimName"}}
+        waits = {key: value for key, value in parts.get("cache", {}).items() if key in {"mode", "claimName"}}
         others = {k: v for k, v in (now.get("cache") or {}).items() if k not in {"mode", "claimName"}}
-        then["cache"] = {**others, **where}
+        then["cache"] = {**others, **waits}
     try:
         spec = LLMDeploymentSpec.model_validate({k: v for k, v in then.items() if v is not None})
     except ValidationError:

@@ -18,7 +18,7 @@ from preheat.api.llmdeployment import (
 )
 from preheat.api.modelcache import ModelCache, NodeCacheState
 from preheat.decide import conditions as say
-from preheat.decide import text
+from preheat.decide import fallback, text
 from preheat.decide.autoscale import Outcome
 from preheat.decide.avoidance import decide_avoidance
 from preheat.decide.capacity import in_numbers, too_large
@@ -29,6 +29,7 @@ from preheat.decide.observed import AgentState, PodView
 from preheat.decide.plan import (
     POLL_SECONDS,
     RESYNC_SECONDS,
+    Apply,
     EventDraft,
     Milestone,
     Plan,
@@ -67,6 +68,7 @@ STUCK = frozenset(
         Reason.CONTAINER_CRASHING,
         Reason.ROLLED_BACK,
         Reason.ROLLOUT_FAILED,
+        Reason.PREFLIGHT_FAILED,
     }
 )
 BAD = STUCK | {
@@ -134,6 +136,8 @@ def telling_plan(
         *_told(ConditionType.HEALING_RATIONED, Reason.HEALING_RATIONED, rationed),
         *_told(ConditionType.NODE_AVOIDED, Reason.NODE_AVOIDED, avoidance.words),
     ]
+    by_type = fallback.status_of(service, wish.split, _ready_by_type(wish, ready))
+    fell_back = _told(ConditionType.FELL_BACK, Reason.FELL_BACK, fallback.words_of(by_type))
     before = service.status
     renewal = renew(service.namespace, seen, wish).verdict
     rolling = _rollout_status(service, rollout, live, cache, now) if planned else before.rollout
@@ -145,6 +149,8 @@ def telling_plan(
         *_scaling(service, scaled, now),
         *([renewal] if renewal is not None else []),
         *special,
+        *fell_back,
+        *_preflight(target),
         *going_back,
     ]
     labels = ",".join(f"{key}={value}" for key, value in selector(service.name).items())
@@ -170,6 +176,7 @@ def telling_plan(
         scaling=scaled.status if scaled is not None else None,
         load_times=learn(before.load_times, live, before.ready_replicas, seen.warmed),
         rollout=rolling,
+        gpu_types=by_type,
         avoided_nodes=avoidance.nodes or None,
         children=_children(seen, ready),
     )
@@ -185,11 +192,13 @@ def telling_plan(
             *_quarantined(before, renewal),
             *_news(before, special),
             *_turns(before, going_back),
+            *_passed_on(wish, writes),
             *told.events(before.rollout, rolling, wish.id, now),
         ),
         min(
             POLL_SECONDS if on_the_way else RESYNC_SECONDS,
             seen.look_again or RESYNC_SECONDS,
+            max(1.0, wish.split.look_again_seconds or RESYNC_SECONDS),
             looks,
             _look_again(rollout),
         ),
@@ -280,6 +289,9 @@ def _with_target(ready: Verdict, target: Target) -> Verdict:
     if target.alone and ready.reason in _FAULTS:
         words = f"{ready.message} There is no earlier revision to go back to: it goes on trying."
         return Verdict(ready.type, ready.holds, ready.reason, words)
+    if target.held:
+        words = target.why if ready.holds else f"{target.why} {ready.reason}: {ready.message}"
+        return Verdict(ConditionType.READY, False, Reason.PREFLIGHT_FAILED, words)
     if target.failure is None or (ready.holds and not target.going_back and not target.holds):
         return ready
     reason = target.reason or Reason.ROLLOUT_FAILED
@@ -289,12 +301,41 @@ def _with_target(ready: Verdict, target: Target) -> Verdict:
 
 def _rolled_back(target: Target) -> list[Verdict]:
     """Say that another revision is wanted than the spec's, or that one was asked for that is not there."""
-    if target.going_back:
+    if target.going_back and not target.held:
         reason = target.failure.reason if target.failure is not None else Reason.ROLLBACK_REQUESTED
         return [Verdict(ConditionType.ROLLED_BACK, True, reason, target.why)]
     if target.reason is Reason.REVISION_UNKNOWN:
         return [Verdict(ConditionType.ROLLED_BACK, False, Reason.REVISION_UNKNOWN, target.why)]
     return []
+
+
+def _preflight(target: Target) -> list[Verdict]:
+    """Say whether the spec's revision can run, as long as none of its replicas has a GPU."""
+    if target.preflight is None:
+        return []
+    if not target.preflight:
+        words = "Nothing that is known keeps a replica from running."
+        return [Verdict(ConditionType.PREFLIGHT_PASSED, True, Reason.PREFLIGHT_PASSED, words)]
+    return [Verdict(ConditionType.PREFLIGHT_PASSED, False, Reason.PREFLIGHT_FAILED, target.preflight)]
+
+
+def _ready_by_type(wish: Wish, ready: Sequence[PodView]) -> dict[str, int]:
+    mine = [pod.gpu_type for pod in ready if pod.revision == wish.id]
+    return {gpu_type: mine.count(gpu_type) for gpu_type in set(mine)}
+
+
+def _passed_on(wish: Wish, writes: Sequence[Write]) -> list[EventDraft]:
+    """Return an Event for replicas that go on from one GPU type to another, in the pass that asks for it."""
+    if not any(isinstance(write, Apply) and write.manifest["kind"] == "Deployment" for write in writes):
+        return []
+    return [
+        EventDraft(
+            Reason.FELL_BACK,
+            f"{one.replicas} replica{'s go' if one.replicas > 1 else ' goes'} on from {one.source} to {one.to}: {one.why}",
+            warning=False,
+        )
+        for one in wish.split.passings
+    ]
 
 
 def _turns(before: LLMDeploymentStatus, verdicts: Sequence[Verdict]) -> list[EventDraft]:

@@ -10,8 +10,9 @@ from preheat.api.modelcache import CacheMode, ModelCache
 from preheat.config import OperatorConfig
 from preheat.decide.autoscale import NextLoad, Outcome, ScalingObservation, decide_scaling
 from preheat.decide.capacity import GPUUse
+from preheat.decide.fallback import Split, split_over_types
 from preheat.decide.observed import DeploymentView, NodeView, PodView, Reading, is_controlled_by
-from preheat.decide.placement import split_over_types
+from preheat.decide.quarantine import runs_on_quarantined
 from preheat.decide.target import Target
 from preheat.resources import caching, names, serving
 from preheat.resources.metadata import Manifest
@@ -50,7 +51,7 @@ class Wish:
 
     replicas: int
     id: str
-    shares: Mapping[GPUType, int]
+    split: Split
     revisions: tuple[Revision, ...]
     """The wanted revision, once per GPU type that gets replicas; none while nobody knows which image a tag is."""
     cache: str
@@ -61,6 +62,11 @@ class Wish:
     """The most replicas that are expected within the time that a node needs to get the weights."""
     going_back: bool = False
     """Whether its revision served before, and the one after it failed or was given up."""
+
+    @property
+    def shares(self) -> Mapping[GPUType, int]:
+        """How many replicas each GPU type gets."""
+        return self.split.shares
 
 
 def desired_replicas(service: LLMDeployment, scaled: Outcome | None = None) -> int:
@@ -91,6 +97,7 @@ def make_wish(
     seen: ServiceObservation,
     stored: Sequence[Revision],
     config: OperatorConfig,
+    now: datetime,
     scaled: Outcome | None = None,
     target: Target | None = None,
 ) -> Wish:
@@ -102,10 +109,10 @@ def make_wish(
     target = target or Target(serving.revision_id(service))
     identity = target.id
     replicas = desired_replicas(service, scaled)
-    shares = split_over_types(service, replicas, seen.nodes)
-    used = [gpu for gpu, share in shares.items() if share > 0] or [service.spec.hardware.gpu.types[0]]
     same = {revision.gpu_type: revision for revision in stored if revision.id == identity}
     cache, makes_cache = _cache(service, seen, next((r.cache for r in same.values()), None))
+    split = _split(service, seen, identity, replicas, cache, now)
+    used = [gpu for gpu, share in split.shares.items() if share > 0] or [service.spec.hardware.gpu.types[0]]
     number, resolved = _number(target, stored), _resolved(service, seen, same.values(), cache)
     # Of an old version nobody knows the source of its cache: what is there is used as it is.
     makes_cache = makes_cache and not (target.going_back and all(r.spec is None for r in same.values()))
@@ -127,7 +134,7 @@ def make_wish(
     return Wish(
         replicas,
         identity,
-        shares,
+        split,
         tuple(revisions),
         cache,
         makes_cache,
@@ -135,6 +142,15 @@ def make_wish(
         forecast,
         target.going_back,
     )
+
+
+def _split(
+    service: LLMDeployment, seen: ServiceObservation, identity: str, replicas: int, cache: str, now: datetime
+) -> Split:
+    """Return how replicas are split over GPU types. Those on weights that were put aside are the first to be too many."""
+    wrong = next((c.status.quarantined or [] for c in seen.caches if c.name == cache), [])
+    bad = {pod.name for pod in seen.pods if runs_on_quarantined(pod, wrong)} if wrong else frozenset()
+    return split_over_types(service, replicas, seen.nodes, seen.deployments, seen.pods, identity, now, bad)
 
 
 def _deployment(service: LLMDeployment, seen: ServiceObservation, name: str) -> Manifest | None:

@@ -35,6 +35,7 @@ from preheat.api.template import ENGINE
 from preheat.config import OperatorConfig
 from preheat.resources import names
 from preheat.resources.engines import ENGINES
+from preheat.resources.engines.per_type import on_type
 from preheat.resources.metadata import Manifest, child, stamped
 from preheat.resources.overlay import overlay
 from preheat.resources.pod import container_security, pod_template, selector
@@ -105,12 +106,16 @@ def revision_id(service: LLMDeployment) -> str:
     """Return the hash of everything that changes what a pod runs.
 
     Defaults are left out, so that a new field with a default is no new revision. So are replicas,
-    scaling, rollout and most cache settings, and the list of GPU types: they change how many and where,
-    not what.
+    scaling, rollout and most cache settings, and the list of GPU types with its patience: they change how many
+    and where, not what.
     """
     spec = service.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     hardware = spec.get("hardware", {})
-    gpu = {key: value for key, value in hardware.get("gpu", {}).items() if key != "types"}
+    gpu = {
+        key: value
+        for key, value in hardware.get("gpu", {}).items()
+        if key not in {"types", "patienceSeconds"}
+    }
     wish = {
         "model": spec.get("model"),
         "runtime": spec.get("runtime"),
@@ -141,7 +146,7 @@ def render_revision(
     ``narrow``: the keys of caches whose serve volume shows their folder alone.
     Raises InvalidSpec when the engine cannot do what the spec asks, or the template would break a promise.
     """
-    rendering = ENGINES[service.spec.runtime.engine].render(service, config)
+    rendering = ENGINES[service.spec.runtime.engine].render(on_type(service, gpu_type), config)
     identity = revision_id(service)
     key = names.cache_key(service.namespace, cache, cache_source(service), cache_storage(service))
     weights = weights_of(service, key, resolved, narrow=key in narrow)

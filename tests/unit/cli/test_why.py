@@ -26,6 +26,29 @@ LOADS: dict[str, Any] = {
 SCALED = {"scaling": {"mode": "Predictive", "maxReplicas": 8}}
 
 
+TYPES = [
+    {
+        "type": "nvidia-l4",
+        "replicas": 0,
+        "readyReplicas": 0,
+        "message": "1 went on to nvidia-a10g: none was to be had",
+    },
+    {"type": "nvidia-a10g", "replicas": 2, "readyReplicas": 1},
+]
+
+
+def test_it_is_told_which_gpu_type_has_how_many_replicas_and_why() -> None:
+    service = a_service(status={"gpuTypes": TYPES})
+    told = ["  0 on nvidia-l4   1 went on to nvidia-a10g: none was to be had", "  2 on nvidia-a10g"]
+    assert [line for line in lines(service) if " on nvidia" in line] == told
+    shown = [line for line in screen(service, None) if line.startswith("  GPU nvidia")]
+    assert [line.split()[1:5] for line in shown] == [
+        ["nvidia-l4", "0", "of", "0"],
+        ["nvidia-a10g", "1", "of", "2"],
+    ]
+    assert "none was to be had" in shown[0]
+
+
 def test_the_last_decision_is_told_with_its_numbers_and_what_it_rejected() -> None:
     service = a_service(status={"scaling": DECIDED, "loadTimes": LOADS, "replicaSummary": "2/4"}, **SCALED)
     assert lines(service) == [

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from preheat.api.gpu import GPU_MODELS, GPU_TAINTS, GPUType
 from preheat.api.modelcache import PlacementSpec, Toleration
+from preheat.decide.fallback import split_over_types
 from preheat.decide.observed import NodeView, Taint
-from preheat.decide.placement import gpu_type_of, is_tolerated, matching_nodes, split_over_types
+from preheat.decide.placement import gpu_type_of, is_tolerated, matching_nodes
 from preheat.resources.caching import make_cache, tolerations
 from preheat.resources.pod import tolerations as pod_tolerations
 
@@ -147,6 +148,6 @@ SPLITS: dict[str, tuple[int, int, list[NodeView], dict[GPUType, int]]] = {
 def test_replicas_go_to_the_preferred_type_as_far_as_its_nodes_reach(case: str) -> None:
     replicas, count, nodes, want = SPLITS[case]
     service = a_service(hardware={"gpu": {"types": ["nvidia-l4", "nvidia-t4"], "count": count}})
-    shares = split_over_types(service, replicas, nodes)
+    shares = split_over_types(service, replicas, nodes).shares
     assert shares == want
     assert sum(shares.values()) == replicas

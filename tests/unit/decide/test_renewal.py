@@ -7,6 +7,7 @@ from typing import Any
 from preheat.api.conditions import Reason
 from preheat.api.gpu import GPUType
 from preheat.api.modelcache import QuarantinedNode
+from preheat.decide.fallback import Split
 from preheat.decide.observed import DeploymentView, PodView
 from preheat.decide.quarantine import Mount, runs_on_quarantined, still_quarantined
 from preheat.decide.renewal import Renewal, renew
@@ -34,7 +35,9 @@ def step(*pods: PodView, replicas: int = 1, asked: int = 1, copies: int = 1, ref
     deployment = DeploymentView("d", "r", "nvidia-l4", asked, refused)
     seen = ServiceObservation([], [deployment], pods, [cache], [])
     return renew(
-        "default", seen, Wish(replicas, "r", {GPUType("nvidia-l4"): replicas}, (), "c", makes_cache=True)
+        "default",
+        seen,
+        Wish(replicas, "r", Split({GPUType("nvidia-l4"): replicas}), (), "c", makes_cache=True),
     )
 
 

@@ -403,7 +403,13 @@ def test_a_gpu_type_that_is_no_longer_needed_gives_its_replicas_back() -> None:
     t4 = GPUType.NVIDIA_T4
     view = DeploymentView(names.child_name("llama", identity, t4), identity, t4, 1, None)
     plan = decide(service, nodes=nodes, children=pins, deployments=[view])
-    assert applied(plan)[f"Deployment/{view.name}"]["spec"]["replicas"] == 0
+    assert applied(plan)[f"Deployment/{view.name}"]["spec"]["replicas"] == 1, (
+        "not for a GPU of the first type"
+    )
+    l4 = GPUType.NVIDIA_L4
+    first = DeploymentView(names.child_name("llama", identity, l4), identity, l4, 1, None)
+    plan = decide(service, nodes=nodes, children=pins, deployments=[first, view])
+    assert applied(plan)[f"Deployment/{view.name}"]["spec"]["replicas"] == 0, "but where one is too many"
 
 
 REVISION_KEEPERS: dict[str, dict[str, Any]] = {

@@ -103,7 +103,7 @@ def test_who_has_no_revision_to_write_it_on_yet_gets_no_verdict() -> None:
     lost = a_cache(name, {"observedGeneration": 1, "readyNodes": 0, "nodes": nodes}, **spec)
     seen = ServiceObservation([], [], [], [lost], [])
     back = render_revision(old, GPUType("nvidia-l4"), 1, "weights", OperatorConfig(), "sha256:" + "0" * 64)
-    wish = make_wish(new, seen, [back], OperatorConfig())
+    wish = make_wish(new, seen, [back], OperatorConfig(), NOW)
     assert wish.cache == name
     assert judge(new, seen, [back], back, wish, NOW) is None
     mine = render_revision(new, GPUType("nvidia-l4"), 2, name, OperatorConfig(), "sha256:" + "1" * 64)
@@ -122,6 +122,6 @@ def test_a_cache_that_holds_other_weights_by_now_tells_nothing() -> None:
         status = {"observedGeneration": 1, "readyNodes": 0, "nodes": nodes}
         ahead = a_cache("ahead", status, source={"uri": f"http://store/{source}/", "format": "GGUF"})
         seen = ServiceObservation([], [], [], [ahead], [])
-        wish = make_wish(new, seen, [back, mine], OperatorConfig())
+        wish = make_wish(new, seen, [back, mine], OperatorConfig(), NOW)
         assert wish.cache == "ahead"
         assert (judge(new, seen, [back, mine], back, wish, NOW) is not None) is want
