@@ -50,5 +50,17 @@ def _header(kind: type[T], body: Mapping[str, Any]) -> dict[str, Any]:
         "generation": metadata.get("generation", 0),
         "labels": metadata.get("labels") or {},
         "annotations": metadata.get("annotations") or {},
+        "scaled_by": _scaled_by(metadata),
         "status": status,
     }
+
+
+def _scaled_by(metadata: Mapping[str, Any]) -> str:
+    """Return who wrote the spec last, if that was through /scale. Times are whole seconds: of equals, it was."""
+    written = [
+        (str(entry.get("time", "")), entry.get("subresource") == "scale", str(entry.get("manager", "")))
+        for entry in metadata.get("managedFields") or ()
+        if entry.get("subresource") in {None, "", "scale"}
+    ]
+    _, scaled, manager = max(written, default=("", False, ""))
+    return manager if scaled else ""

@@ -189,6 +189,7 @@ def telling_plan(
         (
             *(e for e in say.events(verdicts, before.conditions, BAD) if e.reason not in _OF_ROLLOUTS),
             *_changes(before, scaled),
+            *_limits(service, wish),
             *_quarantined(before, renewal),
             *_news(before, special),
             *_turns(before, going_back),
@@ -414,15 +415,44 @@ def _serving_revision(wish: Wish, ready: Sequence[PodView]) -> str | None:
 
 
 def _accepted(service: LLMDeployment, wish: Wish) -> Verdict:
-    """Say that the spec is valid, and which bound of spec.scaling overrules spec.replicas."""
-    words, asked, scaling = "The spec is valid.", service.spec.replicas, service.spec.scaling
-    if scaling.mode is not ScalingMode.EXTERNAL:
-        words += f" spec.replicas is only the number to begin with: spec.scaling.mode is {scaling.mode}."
-    elif asked > wish.replicas:
-        words += f" spec.replicas is {asked}; spec.scaling.maxReplicas allows {scaling.max_replicas}."
-    elif asked < wish.replicas:
-        words += f" spec.replicas is {asked}; spec.scaling.minReplicas asks for {scaling.min_replicas}."
+    """Say that the spec is valid, and what overrules spec.replicas."""
+    words, mode = "The spec is valid.", service.spec.scaling.mode
+    if mode is not ScalingMode.EXTERNAL:
+        words += f" spec.replicas is only the number to begin with: spec.scaling.mode is {mode}."
+    overruled = _overruled(service, wish)
+    if overruled is not None:
+        words += f" {overruled.message}"
     return Verdict(ConditionType.ACCEPTED, True, Reason.VALID, words)
+
+
+def _overruled(service: LLMDeployment, wish: Wish) -> EventDraft | None:
+    """Return what to tell of a number that was asked for and is not what is wanted; None where it is, or nobody asked.
+
+    In a mode in which Preheat decides, every number differs: only one that came through /scale was meant to be followed.
+    """
+    asked, scaling = service.spec.replicas, service.spec.scaling
+    if scaling.mode is not ScalingMode.EXTERNAL:
+        if not service.scaled_by:
+            return None
+        words = (
+            f"{service.scaled_by} set it to {asked} through /scale, and nothing follows from that: take its autoscaler "
+            "away, or set spec.scaling.mode to External."
+        )
+        return EventDraft(Reason.SCALING_IGNORED, words, warning=True)
+    if asked > wish.replicas:
+        words = f"spec.replicas is {asked}; spec.scaling.maxReplicas allows {scaling.max_replicas}."
+        return EventDraft(Reason.SCALING_LIMITED, words, warning=True)
+    if asked < wish.replicas:
+        words = f"spec.replicas is {asked}; spec.scaling.minReplicas asks for {scaling.min_replicas}."
+        return EventDraft(Reason.SCALING_LIMITED, words, warning=False)
+    return None
+
+
+def _limits(service: LLMDeployment, wish: Wish) -> list[EventDraft]:
+    """Return an Event for a number that is not followed, once: Accepted tells of it from then on."""
+    overruled = _overruled(service, wish)
+    known = [c.message for c in service.status.conditions if c.type == ConditionType.ACCEPTED]
+    return [] if overruled is None or any(overruled.message in words for words in known) else [overruled]
 
 
 def _available(ready: int) -> Verdict:

@@ -110,3 +110,30 @@ def test_of_a_spec_that_means_nothing_the_header_is_still_known() -> None:
     assert (service.name, service.generation, service.status.ready_replicas) == ("llama", 4, 2)
     cache = parse_header(ModelCache, a_body(None))
     assert (cache.name, cache.status) == ("llama", ModelCacheStatus())
+
+
+@pytest.mark.parametrize(
+    ("entries", "who"),
+    [
+        pytest.param([], "", id="nobody is known"),
+        pytest.param(
+            [("hpa", "scale", "02"), ("kubectl", None, "01")], "hpa", id="scaled after it was applied"
+        ),
+        pytest.param([("hpa", "scale", "02"), ("kubectl", None, "03")], "", id="applied after it was scaled"),
+        pytest.param([("hpa", "scale", "02"), ("kubectl", None, "02")], "hpa", id="both in the same second"),
+        pytest.param(
+            [("hpa", "scale", "01"), ("preheat", "status", "02")], "hpa", id="a status says nothing"
+        ),
+        pytest.param([("keda", "scale", "01"), ("hpa", "scale", "02")], "hpa", id="the later of two"),
+    ],
+)
+def test_who_scaled_it_last_is_known_until_the_spec_is_written_otherwise(
+    entries: list[tuple[str, str | None, str]], who: str
+) -> None:
+    fields = [
+        {"manager": manager, "subresource": subresource, "time": f"2026-01-01T00:00:{second}Z"}
+        for manager, subresource, second in entries
+    ]
+    body = a_body()
+    body["metadata"] = {**METADATA, "managedFields": fields}
+    assert parse(LLMDeployment, body).scaled_by == who
