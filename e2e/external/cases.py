@@ -97,8 +97,8 @@ def _ignored(play: Play) -> None:
     play.gauge(20)
     play.step("2 asked for", lambda: play.asked == 2)
     words = (
-        "kube-controller-manager set it to 2 through /scale, and nothing follows from that: take its autoscaler away, "
-        "or set spec.scaling.mode to External."
+        "kube-controller-manager set it to 2 through /scale, and nothing follows from that: take an autoscaler that "
+        "is still there away, or set spec.scaling.mode to External."
     )
     play.step("Accepted tells", lambda: words in play.accepted, 30)
     play.step("an Event tells", lambda: play.told("ScalingIgnored") == [words], 30)

@@ -1200,7 +1200,7 @@ class LLMDeployment(APIModel):
     generation: int
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
-    scaled_by: str = ""  # who wrote the spec last, where that was through /scale; empty where it was not
+    scaled_by: str = ""  # who set spec.replicas, where that was through /scale; empty where it was not
     spec: LLMDeploymentSpec
     status: LLMDeploymentStatus = LLMDeploymentStatus()
 

@@ -56,11 +56,9 @@ def _header(kind: type[T], body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scaled_by(metadata: Mapping[str, Any]) -> str:
-    """Return who wrote the spec last, if that was through /scale. Times are whole seconds: of equals, it was."""
-    written = [
-        (str(entry.get("time", "")), entry.get("subresource") == "scale", str(entry.get("manager", "")))
-        for entry in metadata.get("managedFields") or ()
-        if entry.get("subresource") in {None, "", "scale"}
-    ]
-    _, scaled, manager = max(written, default=("", False, ""))
-    return manager if scaled else ""
+    """Return who set the number of replicas that holds, if that was through /scale, else nothing.
+
+    Such an entry is for that one field: it goes when somebody sets the number in another way. It has no time.
+    """
+    entries = metadata.get("managedFields") or ()
+    return next((str(e.get("manager", "")) for e in entries if e.get("subresource") == "scale"), "")

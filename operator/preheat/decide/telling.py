@@ -435,8 +435,8 @@ def _overruled(service: LLMDeployment, wish: Wish) -> EventDraft | None:
         if not service.scaled_by:
             return None
         words = (
-            f"{service.scaled_by} set it to {asked} through /scale, and nothing follows from that: take its autoscaler "
-            "away, or set spec.scaling.mode to External."
+            f"{service.scaled_by} set it to {asked} through /scale, and nothing follows from that: take an autoscaler that "
+            "is still there away, or set spec.scaling.mode to External."
         )
         return EventDraft(Reason.SCALING_IGNORED, words, warning=True)
     if asked > wish.replicas:

@@ -102,8 +102,8 @@ def test_who_scales_where_preheat_decides_is_told_that_nothing_follows() -> None
     )
     words, events, status = _told(scaled)
     message = (
-        "kube-controller-manager set it to 4 through /scale, and nothing follows from that: take its autoscaler "
-        "away, or set spec.scaling.mode to External."
+        "kube-controller-manager set it to 4 through /scale, and nothing follows from that: take an autoscaler that "
+        "is still there away, or set spec.scaling.mode to External."
     )
     assert words.endswith(f"spec.scaling.mode is Predictive. {message}")
     assert events == [("ScalingIgnored", message, True)]
