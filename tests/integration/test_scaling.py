@@ -95,7 +95,8 @@ def test_who_scales_it_moves_nothing_and_is_told_so(api: API, node: str) -> None
         assert words in api.condition("llmd", "mine", "Accepted")["message"]
         who = "kubectl set it to 4 through /scale"
         assert who in api.condition("llmd", "mine", "Accepted")["message"]
-        api.until("an Event tells", lambda: [m for m in events(api, "ScalingIgnored") if m.startswith(who)])
+        told = "kubectl set spec.replicas to 4, and nothing follows from that"
+        api.until("an Event tells", lambda: [m for m in events(api, "ScalingIgnored") if m.startswith(told)])
         takeover = {"spec": {"replicas": 3, "scaling": {"mode": "External"}}}
         api.kubectl("patch", "llmd", "mine", "--type=merge", "-p", json.dumps(takeover))
         api.until("taken over", lambda: replicas(api, "mine") == 3)

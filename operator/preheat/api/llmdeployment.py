@@ -1014,6 +1014,12 @@ class ScalingStatus(APIModel):
     wanted_replicas: Annotated[
         int, Field(ge=0, description="Replicas that should be there, loading ones included.")
     ]
+    asked_replicas: Annotated[
+        int | None,
+        Field(
+            ge=0, description="What spec.replicas says. It decides nothing here; a change of it is an Event."
+        ),
+    ] = None
     forecast_replicas: Annotated[
         int | None,
         Field(

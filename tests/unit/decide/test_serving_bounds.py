@@ -4,11 +4,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from preheat.api.llmdeployment import MOST_CHILDREN, LLMDeployment
+from preheat.api.llmdeployment import MOST_CHILDREN, LLMDeployment, ScalingMode
 from preheat.api.modelcache import MOST_NODES
 from preheat.config import OperatorConfig
+from preheat.decide.autoscale import ScalingObservation
 from preheat.decide.observed import DeploymentView
 from preheat.decide.plan import Apply
+from preheat.decide.scaling import Memory
 from preheat.decide.serving import decide_service
 from preheat.decide.wish import ServiceObservation
 
@@ -60,7 +62,9 @@ def test_a_bound_that_overrules_the_replicas_is_told(spec: dict[str, Any], words
 
 def _told(service: LLMDeployment) -> tuple[str, list[tuple[str, str, bool]], dict[str, Any]]:
     """Return what Accepted says, the Events about the number, and the status."""
-    seen = ServiceObservation([a_node("n")], (), (), (), (), scaling=None)
+    decides = service.spec.scaling.mode is not ScalingMode.EXTERNAL
+    scaling = ScalingObservation(None, None, Memory(), service.status.scaling) if decides else None
+    seen = ServiceObservation([a_node("n")], (), (), (), (), scaling=scaling)
     plan = decide_service(service, seen, OperatorConfig(), NOW)
     assert plan.status is not None
     (accepted,) = [c for c in plan.status["conditions"] if c["type"] == "Accepted"]
@@ -93,24 +97,31 @@ def test_a_number_that_is_followed_is_no_event() -> None:
     assert _told(a_service(replicas=2, scaling=TWO_AT_MOST))[:2] == ("The spec is valid.", [])
 
 
+def _scaled_by(who: str, service: LLMDeployment) -> LLMDeployment:
+    return service.model_copy(update={"scaled_by": who})
+
+
 def test_who_scales_where_preheat_decides_is_told_that_nothing_follows() -> None:
     words, events, status = _told(a_service(replicas=2, scaling=DECIDES))
-    assert "nothing follows" not in words
-    assert events == [], "nobody asked through /scale: it is the number to begin with"
-    scaled = a_service(replicas=4, scaling=DECIDES, status=status).model_copy(
-        update={"scaled_by": "kube-controller-manager"}
-    )
-    words, events, status = _told(scaled)
+    assert words.endswith("spec.scaling.mode is Predictive.")
+    assert events == [], "it is the number to begin with"
+    assert status["scaling"]["askedReplicas"] == 2
+    words, events, status = _told(_scaled_by("hpa", a_service(replicas=4, scaling=DECIDES, status=status)))
+    assert words.endswith("spec.scaling.mode is Predictive. hpa set it to 4 through /scale.")
     message = (
-        "kube-controller-manager set it to 4 through /scale, and nothing follows from that: take an autoscaler that "
-        "is still there away, or set spec.scaling.mode to External."
+        "hpa set spec.replicas to 4, and nothing follows from that: spec.scaling.mode is Predictive. Take an "
+        "autoscaler that writes it away, or set the mode to External."
     )
-    assert words.endswith(f"spec.scaling.mode is Predictive. {message}")
     assert events == [("ScalingIgnored", message, True)]
-    told = a_service(replicas=4, scaling=DECIDES, status=status).model_copy(
-        update={"scaled_by": "kube-controller-manager"}
-    )
-    assert _told(told)[1] == []
+    assert _told(_scaled_by("hpa", a_service(replicas=4, scaling=DECIDES, status=status)))[1] == []
+    ((reason, words, _),) = _told(a_service(replicas=0, scaling=DECIDES, status=status))[1]
+    assert (reason, words.partition(",")[0]) == ("ScalingIgnored", "Somebody set spec.replicas to 0")
+
+
+def test_who_hands_the_number_over_to_preheat_has_asked_for_nothing() -> None:
+    """The number of the autoscaler before stays in the spec: it is what Preheat begins with."""
+    _, _, status = _told(a_service(replicas=2, scaling=TWO_AT_MOST))
+    assert _told(_scaled_by("hpa", a_service(replicas=2, scaling=DECIDES, status=status)))[1] == []
 
 
 def test_of_more_deployments_than_a_status_holds_those_with_replicas_are_told() -> None:
