@@ -155,6 +155,9 @@ def open_stage(provider: Provider, *, keep: bool) -> Iterator[Stage]:
         provider.load_images([archives[name] for name in NAMES])
         install_operator(provider.kubeconfig)
         stage = Stage(provider)
+        # Images have the same name each time: a cluster that was kept still runs the operator of then.
+        stage.set_operators(0)
+        stage.set_operators(1)
         stage.prepare()
         yield stage
     finally:
