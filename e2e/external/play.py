@@ -137,11 +137,7 @@ class Play:
 
     def told(self, reason: str) -> list[str]:
         """What the Events of this reason say."""
-        return [
-            event["message"]
-            for event in self._events("LLMDeployment", self.name)
-            if event["reason"] == reason
-        ]
+        return [event["message"] for event in self._events(self.body) if event["reason"] == reason]
 
     def unlike(self) -> list[str]:
         """Return where /scale is not what the pods are, right now."""
@@ -165,8 +161,8 @@ class Play:
     def outcome(self) -> Outcome:
         """Return what came of it."""
         problems = [*self.problems]
-        if self._autoscaler:
-            problems += refusals(self._events("HorizontalPodAutoscaler", self._autoscaler))
+        if autoscaler := self.autoscaler:
+            problems += refusals(self._events(autoscaler))
         return Outcome(self.case, tuple(self.steps), tuple(sorted(writers(self.body))), problems)
 
     def _is_active(self) -> bool:
@@ -177,8 +173,9 @@ class Play:
             if words not in self.problems:
                 self.problems.append(words)
 
-    def _events(self, kind: str, name: str) -> list[dict[str, Any]]:
-        selector = f"involvedObject.kind={kind},involvedObject.name={name}"
+    def _events(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the Events of this very object: an earlier one may have had its name."""
+        selector = f"involvedObject.uid={body['metadata']['uid']}"
         text = self._kubectl("get", "events", "--field-selector", selector, "-o", "json")
         found: list[dict[str, Any]] = json.loads(text)["items"]
         return found
