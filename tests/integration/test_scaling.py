@@ -85,6 +85,8 @@ def test_who_scales_it_moves_nothing_and_is_told_so(api: API, node: str) -> None
     with api.operator():
         api.apply(a_service("mine", replicas=2, scaling=SCALED))
         api.until("two replicas", lambda: replicas(api, "mine") == 2)
+        # Until a status tells of a number, another one is the number to begin with.
+        api.until("a status", lambda: (api.get("llmd", "mine") or {}).get("status", {}).get("scaling"))
         api.kubectl("scale", "llmd/mine", "--replicas=4")
         api.until(
             "it was seen",
