@@ -58,6 +58,11 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
     "remembered over a start: one apply finds out again that it changes nothing.",
     (
         "patch",
+        "modelcaches",
+        "several",
+    ): "With replicas on two GPU types, which nodes get the weights before others is told now: an annotation, once.",
+    (
+        "patch",
         "networkpolicies",
         "preheat-model-pods",
     ): "0.1.0 had a policy for each model, with the same rules; now a namespace has one.",
