@@ -152,6 +152,8 @@ def _beginnings(words: Iterable[str]) -> str:
 
 
 _OURS = f"^--?{_beginnings(_OUR_ARGUMENTS)}(=|$)"
+_EXPANDED = "^[^=]*[$][(]"
+"""An argument whose option, and not only its value, Kubernetes takes from a variable: `$(NAME)`."""
 _OUR_OPTIONS = {
     Backend.VLLM: ("model", "tokenizer", "load_format"),
     Backend.TENSORRT_LLM: ("model", "tokenizer", "load_format", "triton_config"),
@@ -174,6 +176,11 @@ def _without_options(backend: Backend, names: tuple[str, ...]) -> Rule:
 _OWN_ARGUMENTS = (
     f"must not set, in full or shortened, --{', --'.join(_OUR_ARGUMENTS)}: Preheat sets them, and the "
     "agent and the Service rely on them; leave them out"
+)
+
+_WRITTEN_OUT = (
+    "must not take an option's name from a variable, as it could be one that Preheat sets: write the name out, and the "
+    "variable after '=', for example --log-verbose=$(LEVEL)"
 )
 
 
@@ -217,7 +224,10 @@ class TypeRuntime(APIModel):
         Field(
             max_length=16,
             description="More command-line arguments for the engine on this type, after those of runtime.args.",
-            json_schema_extra=rules((f"!self.exists(a, a.matches('{_OURS}'))", _OWN_ARGUMENTS)),
+            json_schema_extra=rules(
+                (f"!self.exists(a, a.matches('{_OURS}'))", _OWN_ARGUMENTS),
+                (f"!self.exists(a, a.matches('{_EXPANDED}'))", _WRITTEN_OUT),
+            ),
         ),
     ] = []
     options: Annotated[
@@ -313,7 +323,11 @@ class RuntimeSpec(APIModel):
                     # An object that has them already keeps them, as long as its list stays as it is.
                     f"!self.exists(a, a.matches('{_OURS}')) || (oldSelf.hasValue() && oldSelf.value() == self)",
                     _OWN_ARGUMENTS,
-                )
+                ),
+                (
+                    f"!self.exists(a, a.matches('{_EXPANDED}')) || (oldSelf.hasValue() && oldSelf.value() == self)",
+                    _WRITTEN_OUT,
+                ),
             ),
         ),
     ] = []
