@@ -136,6 +136,12 @@ def too_large(service: LLMDeployment, nodes: Sequence[NodeView]) -> str | None:
     offers = [node.allocatable.get(gpu.resource_name, 0) for node in fitting_nodes(service, nodes)]
     if not offers or max(offers) >= gpu.count:
         return None
+    if max(offers) == 0:
+        who = "1 matching node offers" if len(offers) == 1 else f"{matching(len(offers))} offer"
+        return (
+            f"{who} no {gpu.resource_name} at all: a device plugin that is not up there, or another "
+            "`hardware.gpu.resourceName` than theirs."
+        )
     return (
         f"One replica needs {gpu.count} {gpu.resource_name} on one node; the largest of {matching(len(offers))} "
         f"offers {max(offers)}. Lower `hardware.gpu.count`, or add a larger node."
@@ -156,7 +162,7 @@ def in_numbers(service: LLMDeployment, nodes: Sequence[NodeView], uses: Sequence
     words = [f"{holder} holds {held[holder]}" for holder in ranked[:HOLDERS]]
     if len(ranked) > HOLDERS:
         words.append(f"{len(ranked) - HOLDERS} others {sum(held[h] for h in ranked[HOLDERS:])}")
-    rest = offered - sum(held.values())
+    rest = max(0, offered - sum(held.values()))  # a GPU that failed is held, and offered no more
     words.append(f"{rest} {'is' if rest == 1 else 'are'} free or held by pods that are not Preheat's")
     return (
         f"One replica needs {gpu.count} {gpu.resource_name} on one node; {matching(len(fitting))} {'offers' if len(fitting) == 1 else 'offer'} "

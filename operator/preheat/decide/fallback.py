@@ -337,7 +337,7 @@ def words_of(told: Sequence[GPUTypeStatus] | None) -> str | None:
     if not told or not any(one.replicas for one in told[1:]):
         return None
     counts = ", ".join(f"{one.replicas} on {one.type}" for one in told if one.replicas)
-    whys = [f"{one.type}: {one.message}" for one in told if one.message]
+    whys = [f"{one.type}: {one.message.rstrip('. ')}" for one in told if one.message]
     first = told[0].type
     why = "; ".join(whys) or f"{first} had no room for them when they were placed"
     return f"Replicas: {counts}. {why}. Those that have their GPU stay there when {first} has room again."

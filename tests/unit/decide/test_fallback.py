@@ -328,6 +328,7 @@ def test_why_is_told_as_long_as_replicas_are_elsewhere() -> None:
     fresh = status_of(service, split(1, ONE_EACH, asked(l4=1), waits("p", L4, PATIENCE)), {})
     assert fresh is not None
     assert "went on to nvidia-a10g" in (words_of(fresh) or "")
+    assert "match Pod's node affinity/selector. Those that" in (words_of(fresh) or ""), "with one full stop"
     later = a_service(hardware={"gpu": types}, status={"gpuTypes": [one.to_api() for one in fresh]})
     served = status_of(later, split(1, ONE_EACH, asked(a10g=1), placed("p", A10G)), {"nvidia-a10g": 1})
     assert served is not None
