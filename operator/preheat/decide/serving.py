@@ -56,6 +56,9 @@ def decide_service(
     orphans = [body for body in seen.children if is_orphan(body)]
     target = choose_target(service, stored)
     wanted = serving.revision_id(service)
+    own_cache = names.cache_name(
+        service.name, serving.cache_source(service), serving.cache_storage(service)
+    )
     try:
         target = with_preflight(service, seen, stored, target)
         service = as_it_was(service, stored, target)
@@ -91,7 +94,7 @@ def decide_service(
         *_marks_of_predecessors(service, seen, stored, back, wish, now),
         *renewal.prices,
         *_prices_of_old(service, seen, question, old_replicas),
-        *_deletions(service, seen, stored, kept, wish, old_replicas),
+        *_deletions(service, seen, stored, kept, wish, old_replicas, own_cache if target.held else ""),
         *([] if target.holds else _condemned(service, seen, stored)),
         *_applies(service, seen, wish, stored, old_replicas, renewal, config, _Rolling(step, question)),
     ]
@@ -293,16 +296,19 @@ def _deletions(
     kept: frozenset[str],
     wish: Wish,
     old_replicas: Mapping[str, int],
+    held_cache: str,
 ) -> list[Write]:
     """Return what may go: revisions beyond the history limit that run nothing, and caches nobody uses.
 
     And Deployments whose revision somebody deleted, once nothing of them is needed: they cannot be shrunk.
+    ``held_cache``: that of a revision that is held back, stored or not: without it nobody knew that it is too large, and it
+    would be begun again and again.
     """
     running = {view.revision for view in seen.deployments if view.replicas > 0}
     running |= {pod.revision for pod in seen.pods}
     running |= {view.revision for view in seen.deployments if old_replicas.get(view.name, 0) > 0}
     gone = {revision.id for revision in stored} - kept - running
-    used_caches = {r.cache for r in stored if r.id not in gone} | {wish.cache}
+    used_caches = {r.cache for r in stored if r.id not in gone} | {wish.cache, held_cache}
     pinned = {names.child_name(service.name, r.id, r.gpu_type) for r in stored}
     unpinned = {name for name, count in old_replicas.items() if count == 0 and name not in pinned}
     result: list[Write] = []
