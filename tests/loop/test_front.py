@@ -14,7 +14,7 @@ from preheat.decide.plan import RESYNC_SECONDS
 
 from tests.fakes import FakeKube, FakeSidecars
 from tests.loop.test_controller import NODE, a_controller, example
-from tests.loop.test_scaling import deployment, run_pods, status, tell
+from tests.loop.test_scaling import deployment, run_pods, status
 
 pytestmark = pytest.mark.looptime
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -94,7 +94,7 @@ async def test_at_zero_clients_are_sent_to_the_front_and_nothing_more_is_written
     kube: FakeKube, sidecars: FakeSidecars
 ) -> None:
     async with controller(kube, sidecars):
-        await asyncio.sleep(60)
+        await asyncio.sleep(3 * RESYNC_SECONDS)
         assert wanted(kube) == 0
         assert addresses(kube) == ["10.9.0.1", "10.9.0.2"]
         ready_at, wakes_in = told(kube)
@@ -126,8 +126,8 @@ async def test_who_comes_wakes_it_within_seconds_and_a_ready_replica_ends_it(
         assert addresses(kube) == []
         assert told(kube) == ("", "")
         port = kube.store[SLICE]["ports"][0]["port"]
-        for _ in range(12):
-            tell(sidecars, 1, running=1)
+        for step in range(12):
+            sidecars.told["10.0.0.0"] = Reading("a", 1.0, step, step, 0, 0, 0, step)
             await asyncio.sleep(15)
         assert wanted(kube) == 1
         assert kube.store[SLICE]["ports"][0]["port"] == port

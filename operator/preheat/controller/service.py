@@ -56,7 +56,7 @@ class Controller:
         writer = Writer(kube, self.view, metrics, monotonic)
         complaints = Complaints(kube, monotonic)
         self._lists = Lists(kube, self.view, monotonic)
-        self._front = Front(sidecars, self.view, config, lambda key: self.loops.wake(key), monotonic)
+        self._front = Front(sidecars, self.view, config, self._wake_one, monotonic)
         scaling = Scaling(sidecars, metrics, self._front)
         reconciler = Reconciler(
             self.view,
@@ -130,6 +130,9 @@ class Controller:
         for key in concerned(before, after, self.view):
             if key != author or not is_only_status(before, after):
                 self.loops.wake(key)
+
+    def _wake_one(self, key: Key) -> None:
+        self.loops.wake(key)
 
     async def _list_all_at_last(self) -> None:
         for failures in itertools.count():

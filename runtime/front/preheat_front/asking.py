@@ -15,7 +15,7 @@ HTTP2 = b"PRI * HTTP/2.0\r\n\r\n"
 _ADMINISTRATION = re.compile(
     r"/v2/(repository|logging|trace|systemsharedmemory|cudasharedmemory|tpusharedmemory)\b"
 )
-_OF_ONE_MODEL = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/trace\b")
+_OF_ONE_MODEL = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/trace(/.*)?")
 _DESCRIPTION = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?(/config)?/?")
 _WORK = frozenset({"ModelInfer", "ModelStreamInfer", "ModelMetadata", "ModelConfig"})
 _METHOD = re.compile(rb"[A-Z]{3,16}")
@@ -49,9 +49,9 @@ class Parts(NamedTuple):
 
 
 def parse_head(head: bytes) -> Asked | None:
-    """Return what the head of an HTTP/1 request asks for, None when it is none.
+    r"""Return what the head of an HTTP/1 request asks for, None when it is none.
 
-    >>> parse_head(b"POST /v2/models/m/infer?x=1 HTTP/1.1\\r\\nHost: m\\r\\n\\r\\n")
+    >>> parse_head(b"POST /v2/models/m/infer?x=1 HTTP/1.1\r\nHost: m\r\n\r\n")
     Asked(method='POST', path='/v2/models/m/infer', is_grpc=False)
     """
     words = head.split(b"\r\n", 1)[0].split(b" ")

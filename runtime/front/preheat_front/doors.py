@@ -70,7 +70,7 @@ class Doors:
         try:
             async with asyncio.timeout(self._config.head_seconds):
                 await self._answer(port, reader, writer)
-        except (TimeoutError, asyncio.IncompleteReadError, grpc.Refused):
+        except (TimeoutError, asyncio.IncompleteReadError, grpc.RefusedError):
             self._tally.malformed += 1
             return
         await self._linger(reader, writer)
@@ -97,19 +97,19 @@ class Doors:
         self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         exchange = grpc.Exchange(partial(self._say_over_http2, port))
-        data, read = HTTP2, 0
-        while data and read <= HTTP2_BYTES:
+        data, left = HTTP2, HTTP2_BYTES
+        while data:
             await _say(writer, exchange.receive(data))
+            left -= len(data)
             if exchange.is_over:
                 return
-            data = await reader.read(CHUNK)
-            read += len(data)
+            data = await reader.read(CHUNK) if left > 0 else b""
         self._tally.malformed += 1
 
     def _say_over_http2(self, port: int, asked: Asked) -> grpc.Answer:
         sleeper = self._sleepers.get(port)
         if sleeper is None:
-            raise grpc.Refused("its slice went while it asked")
+            raise grpc.RefusedError("its slice went while it asked")
         self._count(sleeper, asked)
         now, counted = self._now(), asked.counts
         if asked.is_grpc:

@@ -21,7 +21,7 @@ Answer = tuple[list[tuple[str, str]], bytes]
 """Headers, and a body where there is one."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """What came is no HTTP/2."""
 
 
@@ -40,7 +40,7 @@ class Exchange:
         """Whether there is nothing more to say."""
 
     def receive(self, data: bytes) -> bytes:
-        """Take in what came; return what is to be sent. Raises Refused."""
+        """Take in what came; return what is to be sent. Raises RefusedError."""
         try:
             events = self._h2.receive_data(data)
             for event in events:
@@ -48,7 +48,7 @@ class Exchange:
             if self.is_over:
                 self._h2.close_connection()
         except (ProtocolError, ValueError) as error:
-            raise Refused(str(error)) from error
+            raise RefusedError(str(error)) from error
         return bytes(self._h2.data_to_send())
 
     def _take(self, event: Event) -> None:

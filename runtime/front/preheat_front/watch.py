@@ -22,6 +22,8 @@ WATCH_SECONDS = 60
 SILENCE_SECONDS = 75.0
 """One that says nothing for longer has lost the other side."""
 CONNECT_SECONDS = 10.0
+PAUSE_SECONDS = 1.0
+"""From the beginning of one watch to that of the next, at least."""
 BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 Changed = Callable[[Mapping[str, Slice]], Awaitable[None]]
@@ -30,7 +32,7 @@ Changed = Callable[[Mapping[str, Slice]], Awaitable[None]]
 log = logging.getLogger(__name__)
 
 
-class _Lost(Exception):
+class _LostError(Exception):
     """What is known is not enough to go on from: list again."""
 
 
@@ -57,10 +59,15 @@ class Watch:
                     version = await self._list(http)
                     in_a_row = 0
                     while True:
+                        begun = asyncio.get_running_loop().time()
                         version = await self._follow(http, version)
+                        # One that ends as soon as it begins is not asked for without a pause.
+                        await asyncio.sleep(
+                            max(0.0, begun + PAUSE_SECONDS - asyncio.get_running_loop().time())
+                        )
                 except (
                     httpx.HTTPError,
-                    _Lost,
+                    _LostError,
                     OSError,
                     ValueError,
                     KeyError,
@@ -92,7 +99,7 @@ class Watch:
         return str(metadata["resourceVersion"])
 
     async def _follow(self, http: httpx.AsyncClient, version: str) -> str:
-        """Take in changes as long as one watch lasts; return the version to go on from. Raises _Lost."""
+        """Take in changes as long as one watch lasts; return the version to go on from. Raises _LostError."""
         query = {
             "labelSelector": SELECTOR, "watch": "1", "allowWatchBookmarks": "true",
             "resourceVersion": version, "timeoutSeconds": str(WATCH_SECONDS),
@@ -103,7 +110,7 @@ class Watch:
                 event = json.loads(line)
                 body: dict[str, Any] = event["object"]
                 if event["type"] == "ERROR":
-                    raise _Lost(str(body.get("message", "the watch broke off")))
+                    raise _LostError(str(body.get("message", "the watch broke off")))
                 version = str(body["metadata"]["resourceVersion"])
                 await self._take(event["type"], body)
         return version

@@ -108,6 +108,9 @@ def serving(slices: SliceServer) -> Iterator[str]:
             if url.path != PATH:
                 return self.send_error(404)
             slices.asked.append(query)
+            if slices.is_closing:
+                self.close_connection = True
+                return None
             if query["labelSelector"] != ["app.kubernetes.io/managed-by=preheat,preheat.dev/component=front"]:
                 return self.send_error(403)
             if "watch" not in query:

@@ -11,7 +11,7 @@ from preheat.api.constants import PORTS_OF_DEPLOYMENTS
 from preheat.api.llmdeployment import LLMDeployment, StorageTier
 from preheat.decide.autoscale import NextLoad, Outcome, ScalingObservation, decide_scaling
 from preheat.decide.front import FrontObservation, choose_port, decide_front, grown, may_sleep
-from preheat.decide.observed import FrontReport, PodView
+from preheat.decide.observed import FrontReport, PodView, Reading
 from preheat.decide.plan import Apply, Delete
 from preheat.decide.scaling import Memory
 from preheat.decide.signals import Look
@@ -298,8 +298,6 @@ def test_while_it_loads_a_crowd_that_comes_again_and_again_is_no_more_than_one_r
 
 
 def test_who_came_while_a_replica_got_ready_is_added_to_what_that_was_asked() -> None:
-    from preheat.decide.observed import Reading
-
     reading = Reading("a", 1.0, 3, 0, 0, 3, 0, 10.0)
     before = Look(NOW.timestamp() - 15, frozenset(), fronted=True)
     look = Look(NOW.timestamp(), frozenset({"uid-a"}), {"uid-a": reading}, fronted=True, turned_away=2.0)

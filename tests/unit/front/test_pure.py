@@ -9,7 +9,7 @@ from preheat.resources.front import make_front_slice
 from preheat_front import answers
 from preheat_front.asking import Asked, parse_head, path_of
 from preheat_front.config import ConfigError, from_environment
-from preheat_front.grpc import Exchange, Refused
+from preheat_front.grpc import Exchange, RefusedError
 from preheat_front.slices import Sleeper, read, sleepers
 
 from tests.builders import a_service
@@ -85,7 +85,7 @@ def test_whatever_comes_as_http2_ends_well_or_is_refused(parts: list[bytes]) -> 
         exchange.receive(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         for part in parts:
             exchange.receive(part)
-    except Refused:
+    except RefusedError:
         pass
 
 
