@@ -78,7 +78,7 @@ class Front:
 
 @contextmanager
 def running(url: str, folder: Path, **config: Any) -> Iterator[Front]:
-    control = free_port()
+    control = int(config.pop("controlPort", 0)) or free_port()
     given = {"apiServer": url, "account": str(folder / "account"), "controlPort": control, "firstPort": FIRST,
              "lastPort": LAST, "headSeconds": 1, "lingerSeconds": 1, "drainSeconds": 0.5, **config}  # fmt: skip
     log = folder / "front.log"
