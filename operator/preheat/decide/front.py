@@ -120,7 +120,7 @@ def _rounded(seconds: float) -> int:
     (8, 94, 110, 1300)
     """
     whole = max(1, math.ceil(seconds))
-    unit = 10 ** max(0, len(str(whole)) - 2)
+    unit = int(10 ** max(0, len(str(whole)) - 2))
     return math.ceil(whole / unit) * unit
 
 
