@@ -14,7 +14,6 @@ from preheat_front.asking import parse_head
 from preheat_front.doors import Doors
 from preheat_front.guests import Guests
 from preheat_front.tally import Tally
-from preheat_front.watch import Watch
 
 HEAD_BYTES = 8192
 HEAD_SECONDS = 5.0
@@ -65,16 +64,16 @@ class Control:
 
 
 def routes(
-    tally: Tally, doors: Doors, watch: Watch, is_draining: Callable[[], bool]
+    tally: Tally, doors: Doors, is_draining: Callable[[], bool], failures: Callable[[], int]
 ) -> dict[str, Callable[[], Response]]:
     """Return what can be asked."""
     registry = CollectorRegistry()
-    registry.register(_Numbers(tally, doors, watch))
+    registry.register(_Numbers(tally, doors, failures))
 
     def ready() -> Response:
         if is_draining():
             return text(503, "it is told to end")
-        return text(200, "ready") if watch.is_synced else text(503, "no list of slices was read yet")
+        return text(200, "ready") if doors.is_shown else text(503, "no list of slices was read yet")
 
     return {
         "/healthz": lambda: text(200, "alive"),
@@ -103,10 +102,10 @@ def text(status: int, words: str) -> Response:
 class _Numbers(Collector):
     """Reads the numbers when they are asked for."""
 
-    def __init__(self, tally: Tally, doors: Doors, watch: Watch) -> None:
+    def __init__(self, tally: Tally, doors: Doors, failures: Callable[[], int]) -> None:
         self._tally = tally
         self._doors = doors
-        self._watch = watch
+        self._failures = failures
 
     @override
     def collect(self) -> Iterable[Metric]:
@@ -123,7 +122,7 @@ class _Numbers(Collector):
             "cut_off", "Connections that were ended because there were too many.", self._tally.cut_off
         )
         yield _counter("malformed", "What came and was no request, or none in time.", self._tally.malformed)
-        yield _counter("watch_failures", "How often the API server was listed anew.", self._watch.failures)
+        yield _counter("watch_failures", "How often the API server was listed anew.", self._failures())
         yield _gauge("connections", "Connections that are open.", len(self._doors.guests))
         yield _gauge("ports", "Deployments that are listened for.", len(self._doors))
 

@@ -35,6 +35,8 @@ class Doors:
         self._now = now
         self._sleepers: Mapping[int, Sleeper] = {}
         self._servers: dict[int, asyncio.Server] = {}
+        self.is_shown = False
+        """Whether it listens as the slices said at some time since the start."""
         self.guests = Guests(config.connections, self._note_cut_off)
 
     def __len__(self) -> int:
@@ -55,6 +57,7 @@ class Doors:
                 log.warning(
                     "port %d of %s/%s: %s", port, sleepers[port].namespace, sleepers[port].name, error
                 )
+        self.is_shown = True
 
     async def close(self) -> None:
         """Stop listening."""

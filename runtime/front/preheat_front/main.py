@@ -7,14 +7,16 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping
 
 from preheat_front.config import Config, ConfigError, from_environment
 from preheat_front.control import Control, routes
 from preheat_front.doors import Doors
-from preheat_front.slices import Slice, sleepers
+from preheat_front.slices import sleepers
 from preheat_front.tally import Tally
 from preheat_front.watch import Watch
+
+SETTLE_SECONDS = 0.1
+"""Between two looks at all slices: when a pod of the front comes, all of them are written."""
 
 log = logging.getLogger(__name__)
 
@@ -40,22 +42,32 @@ async def run(config: Config) -> None:
     tally = Tally(time.monotonic)
     doors = Doors(config, tally, time.time)
 
-    async def changed(slices: Mapping[str, Slice]) -> None:
-        await doors.show(sleepers(slices.values(), config.first_port, config.last_port))
-
-    watch = Watch(config.api_server, config.account, changed)
-    control = Control(routes(tally, doors, watch, told.is_set))
+    watch = Watch(config.api_server, config.account)
+    control = Control(routes(tally, doors, told.is_set, lambda: watch.failures))
     await control.start(config.control_port)
-    watching = asyncio.create_task(watch.run_forever(), name="watch")
+    work = {
+        asyncio.create_task(watch.run_forever(), name="watch"),
+        asyncio.create_task(_show_forever(watch, doors, config), name="show"),
+    }
     waiting = asyncio.create_task(told.wait(), name="told")
-    await asyncio.wait({watching, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    if watching.done():
-        await watching  # it never ends by itself: whatever it was, the kubelet starts us again
+    await asyncio.wait({*work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    for task in work:
+        if task.done():
+            await task  # it never ends by itself: whatever it was, the kubelet starts us again
     log.info("told to end; answering for %g s more", config.drain_seconds)
     await asyncio.sleep(config.drain_seconds)
-    watching.cancel()
+    for task in work:
+        task.cancel()
     await doors.close()
     await control.stop()
+
+
+async def _show_forever(watch: Watch, doors: Doors, config: Config) -> None:
+    """Listen as the slices say. Of many changes at once only what comes of them is looked at."""
+    while True:
+        slices = await watch.news()
+        await doors.show(sleepers(slices.values(), config.first_port, config.last_port))
+        await asyncio.sleep(SETTLE_SECONDS)
 
 
 def _allow_many_sockets() -> None:

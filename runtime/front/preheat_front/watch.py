@@ -7,7 +7,7 @@ import asyncio
 import json
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,6 @@ PAUSE_SECONDS = 1.0
 """From the beginning of one watch to that of the next, at least."""
 BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 
-Changed = Callable[[Mapping[str, Slice]], Awaitable[None]]
-"""Told of all slices, by namespace and name, after each change."""
-
 log = logging.getLogger(__name__)
 
 
@@ -39,14 +36,18 @@ class _LostError(Exception):
 class Watch:
     """Owned by one event loop."""
 
-    def __init__(self, api_server: str, account: str, changed: Changed) -> None:
+    def __init__(self, api_server: str, account: str) -> None:
         self._url = api_server + PATH
         self._account = Path(account)
-        self._changed = changed
         self._slices: dict[str, Slice] = {}
-        self.is_synced = False
-        """Whether all slices are known, as they were at some time since the start."""
+        self._changed = asyncio.Event()
         self.failures = 0
+
+    async def news(self) -> Mapping[str, Slice]:
+        """Wait until something changed; return all slices, by namespace and name."""
+        await self._changed.wait()
+        self._changed.clear()
+        return dict(self._slices)
 
     async def run_forever(self) -> None:
         """List and watch until cancelled."""
@@ -94,8 +95,7 @@ class Watch:
                 break
             query["continue"] = metadata["continue"]
         self._slices = found
-        self.is_synced = True
-        await self._changed(self._slices)
+        self._changed.set()
         return str(metadata["resourceVersion"])
 
     async def _follow(self, http: httpx.AsyncClient, version: str) -> str:
@@ -112,17 +112,17 @@ class Watch:
                 if event["type"] == "ERROR":
                     raise _LostError(str(body.get("message", "the watch broke off")))
                 version = str(body["metadata"]["resourceVersion"])
-                await self._take(event["type"], body)
+                self._take(event["type"], body)
         return version
 
-    async def _take(self, kind: str, body: Slice) -> None:
+    def _take(self, kind: str, body: Slice) -> None:
         if kind == "BOOKMARK":
             return
         if kind == "DELETED":
             self._slices.pop(_key(body), None)
         else:
             self._slices[_key(body)] = body
-        await self._changed(self._slices)
+        self._changed.set()
 
     def _headers(self) -> dict[str, str]:
         """Return what shows who we are. The kubelet changes the token every hour or so."""

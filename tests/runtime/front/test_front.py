@@ -159,6 +159,18 @@ def test_a_slice_that_is_not_the_operators_is_not_listened_to(
     assert front.arrivals() == {"m": 1}
 
 
+def test_hundreds_that_change_at_once_delay_nobody(front: Front, slices: SliceServer, asleep: int) -> None:
+    ports = [port for port in range(21_000, 21_900) if port != asleep][:400]
+    for round_ in range(3):
+        for number, port in enumerate(ports):
+            slices.put(a_slice(f"x{number}", port, wakes_in=str(round_)))
+    started = time.monotonic()
+    assert ask(asleep).status_code == 503
+    assert time.monotonic() - started < 1
+    front.until("all are listened for", lambda: front.metric("preheat_front_ports") >= 390, 30)
+    assert front.memory_bytes() < 120e6
+
+
 def test_when_history_is_forgotten_it_lists_again(front: Front, slices: SliceServer, asleep: int) -> None:
     slices.forget_history()
     other = free_port()
