@@ -254,11 +254,18 @@ class FakeSidecars:
         self.told: dict[str, Any] = {}
         self.reports: dict[str, Any] = {}
         self.asked: list[str] = []
+        self.arrivals: dict[str, Any] = {}
+        """What each pod of the front tells, by its IP."""
+        self.fronts_asked = 0
         self.advice: list[Any] = []
 
     async def signals(self, addresses: dict[str, str]) -> dict[str, Any]:
         self.asked += addresses.values()
         return {key: self.told[ip] for key, ip in addresses.items() if ip in self.told}
+
+    async def fronts(self, addresses: dict[str, str]) -> dict[str, Any]:
+        self.fronts_asked += 1
+        return {key: self.arrivals[ip] for key, ip in addresses.items() if ip in self.arrivals}
 
     async def agents(self, addresses: dict[str, str]) -> dict[str, Any]:
         return {key: self.reports[ip] for key, ip in addresses.items() if ip in self.reports}

@@ -49,6 +49,7 @@ _ALL = (
     Kind("ControllerRevision", "apps/v1", "controllerrevisions"),
     Kind("Job", "batch/v1", "jobs"),
     Kind("Service", "v1", "services"),
+    Kind("EndpointSlice", "discovery.k8s.io/v1", "endpointslices"),
     Kind("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets"),
     Kind("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies"),
 )

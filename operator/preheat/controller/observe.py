@@ -23,6 +23,7 @@ from preheat.controller.disks import (
     what_is_corrupt,
     why_it_waits,
 )
+from preheat.controller.front import Front
 from preheat.controller.keys import cache_keys, parsed_cache, running_keys, serve_path, used_keys
 from preheat.controller.scaling import Scaling
 from preheat.controller.view import Key, View, key_of
@@ -59,6 +60,7 @@ async def observe_service(
     sidecars: Sidecars,
     complaints: Complaints,
     scaling: Scaling,
+    front: Front,
     now: datetime,
 ) -> ServiceObservation:
     """Gather what a pass over one LLMDeployment looks at.
@@ -106,6 +108,7 @@ async def observe_service(
         look_again=again,
         warmed=_warmed(service, view),
         narrow=_narrow(service, view),
+        front=front.observe(service),
     )
 
 

@@ -14,6 +14,7 @@ from preheat.config import OperatorConfig
 from preheat.controller.apply import Writer
 from preheat.controller.complaints import Complaints
 from preheat.controller.concern import ORPHANS, concerned, is_only_status
+from preheat.controller.front import Front
 from preheat.controller.lists import Lists
 from preheat.controller.loop import BACKOFF_SECONDS, Loops
 from preheat.controller.reconcile import Reconciler
@@ -55,14 +56,25 @@ class Controller:
         writer = Writer(kube, self.view, metrics, monotonic)
         complaints = Complaints(kube, monotonic)
         self._lists = Lists(kube, self.view, monotonic)
-        scaling = Scaling(sidecars, metrics)
+        self._front = Front(sidecars, self.view, config, self._wake_one, monotonic)
+        scaling = Scaling(sidecars, metrics, self._front)
         reconciler = Reconciler(
-            self.view, self._lists, sidecars, complaints, scaling, writer, config, clock, metrics.turns
+            self.view,
+            self._lists,
+            sidecars,
+            complaints,
+            scaling,
+            self._front,
+            writer,
+            config,
+            clock,
+            metrics.turns,
         )
         self._writer = writer
         self.loops = Loops(reconciler.reconcile, on_pass=self._on_pass, on_bug=reconciler.confess)
-        self._resync: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._uses_keys = config.neighbours
+        self._uses_front = config.front
         self._relisted: set[str] = set()
         self._relist = asyncio.Event()
         self._list_all_by = math.inf
@@ -79,14 +91,17 @@ class Controller:
             for key in sorted(self.view.keys(kind)):
                 self.loops.wake(key)
         self.loops.wake(ORPHANS)
-        self._resync = asyncio.get_running_loop().create_task(self._resync_forever(), name="resync")
+        create = asyncio.get_running_loop().create_task
+        self._tasks.append(create(self._resync_forever(), name="resync"))
+        if self._uses_front:
+            self._tasks.append(create(self._front.ask_forever(), name="front"))
         self._probe.ready = True
 
     async def stop(self) -> None:
         """Stop cleanly."""
         self._probe.ready = False
-        if self._resync is not None:
-            self._resync.cancel()
+        for task in self._tasks:
+            task.cancel()
         await self.loops.stop()
         await self._sidecars.close()
         await self._kube.close()
@@ -115,6 +130,9 @@ class Controller:
         for key in concerned(before, after, self.view):
             if key != author or not is_only_status(before, after):
                 self.loops.wake(key)
+
+    def _wake_one(self, key: Key) -> None:
+        self.loops.wake(key)
 
     async def _list_all_at_last(self) -> None:
         for failures in itertools.count():

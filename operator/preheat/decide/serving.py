@@ -11,6 +11,7 @@ from preheat.config import OperatorConfig
 from preheat.decide.autoscale import Outcome
 from preheat.decide.capacity import fitting_nodes
 from preheat.decide.fallback import warm_first
+from preheat.decide.front import decide_front
 from preheat.decide.judgement.failure import condemned_caches, failure_of, marked
 from preheat.decide.judgement.judge import (
     COMPARE_SECONDS,
@@ -97,6 +98,7 @@ def decide_service(
         *_deletions(service, seen, stored, kept, wish, old_replicas, own_cache if target.held else ""),
         *([] if target.holds else _condemned(service, seen, stored)),
         *_applies(service, seen, wish, stored, old_replicas, renewal, config, _Rolling(step, question)),
+        *_front(service, seen, wish, scaled, now),
     ]
     if scaled is not None:
         prices = _prices(service, seen, wish, scaled, renewal, now)
@@ -251,6 +253,17 @@ def _prices_of_old(
                 if (wanted := COST if place < going and pod.name in rank else None) != pod.deletion_cost
             ]
     return found
+
+
+def _front(
+    service: LLMDeployment, seen: ServiceObservation, wish: Wish, scaled: Outcome | None, now: datetime
+) -> list[Write]:
+    """Return what has clients told when to come again while no replica is ready."""
+    if seen.front is None:
+        return []
+    live = [pod for pod in seen.pods if not pod.deleting]
+    there = ready_nodes(wish, seen) > 0
+    return decide_front(service, seen.front, live, scaled, now, weights_there=there)
 
 
 def _memory(service: LLMDeployment, scaled: Outcome, now: datetime) -> list[Write]:

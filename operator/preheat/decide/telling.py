@@ -146,7 +146,7 @@ def telling_plan(
         _accepted(service, wish),
         _weights(service, cache),
         _available(len(ready)),
-        *_scaling(service, scaled, now),
+        *_scaling(service, scaled, len(ready), now),
         *([renewal] if renewal is not None else []),
         *special,
         *fell_back,
@@ -351,7 +351,7 @@ def _turns(before: LLMDeploymentStatus, verdicts: Sequence[Verdict]) -> list[Eve
     ]
 
 
-def _scaling(service: LLMDeployment, scaled: Outcome | None, now: datetime) -> list[Verdict]:
+def _scaling(service: LLMDeployment, scaled: Outcome | None, ready: int, now: datetime) -> list[Verdict]:
     """Say whether Preheat can decide the number of replicas; nothing where somebody else does."""
     if scaled is None:
         return []
@@ -364,6 +364,10 @@ def _scaling(service: LLMDeployment, scaled: Outcome | None, now: datetime) -> l
         f"Since {since} too few ready replicas tell how much they are asked: the number stays as it is. Look at "
         "port 9080, /signals, of the pods: agents of 0.1.0 have none and need a new revision, and an engine without "
         "metrics for the model tells nothing."
+        if ready
+        else f"Since {since} the front does not tell who comes while no replica is ready: the number stays as it is, but "
+        "for a schedule, and no request wakes the model. Look at its pods: kubectl -n PREHEAT get pods -l "
+        "preheat.dev/component=front."
     )
     return [Verdict(ConditionType.SCALING_ACTIVE, False, Reason.SIGNALS_MISSING, words)]
 

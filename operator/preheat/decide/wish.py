@@ -11,6 +11,7 @@ from preheat.config import OperatorConfig
 from preheat.decide.autoscale import NextLoad, Outcome, ScalingObservation, decide_scaling
 from preheat.decide.capacity import GPUUse
 from preheat.decide.fallback import Split, split_over_types
+from preheat.decide.front import FrontObservation
 from preheat.decide.neighbours import WAITS
 from preheat.decide.observed import DeploymentView, NodeView, PodView, Reading, is_controlled_by
 from preheat.decide.quarantine import runs_on_quarantined
@@ -44,6 +45,8 @@ class ServiceObservation:
     """What is known of its scaling; None where somebody else decides the number."""
     narrow: Collection[str] = ()
     """The keys of caches that it may use whose serve volume shows their folder alone: made by an older release."""
+    front: FrontObservation | None = None
+    """What is known of the front; None where nobody looked."""
 
 
 @dataclass(frozen=True, slots=True)
