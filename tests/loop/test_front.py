@@ -251,6 +251,16 @@ async def test_many_at_once_have_each_a_port_of_their_own_and_keep_it(sidecars: 
         kube.put(twin)
         await asyncio.sleep(2)
         assert ports()["m1-front"] == before["m1-front"], "a younger one of a stranger moves nobody"
+        older = copy.deepcopy(kube.store["EndpointSlice", "preheat-demo", "m2-front"])
+        older["metadata"] |= {"name": "older", "namespace": "elsewhere", "uid": "aaa", "ownerReferences": []}
+        older["metadata"]["labels"].pop("preheat.dev/llmdeployment")
+        kube.put(older)
+        service = kube.store["LLMDeployment", "preheat-demo", "m2"]
+        kube.put({**service, "metadata": {**service["metadata"], "labels": {"looked": "at"}}})
+        await asyncio.sleep(2)
+        assert ports()["m2-front"] not in before.values(), "an older one has it at the front: ours moves"
+        kube.remove("EndpointSlice", "elsewhere", "older")
+        before["m2-front"] = ports()["m2-front"]
     async with controller(kube, sidecars):
         await asyncio.sleep(60)
         assert {name: port for name, port in ports().items() if name != "twin"} == before

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.cluster.sidecars import Sidecars
@@ -16,6 +17,7 @@ from preheat.controller.concern import is_of_front
 from preheat.controller.view import Key, View, key_of
 from preheat.decide.front import FrontObservation, choose_port, grown, may_sleep, port_of
 from preheat.decide.observed import FrontReport, Name, PodView
+from preheat.resources.metadata import Manifest
 from preheat.resources.names import front_name
 
 ASK_SECONDS = 2.0
@@ -24,6 +26,14 @@ FRESH_SECONDS = 10.0
 """A pod of the front that answered longer ago is silent."""
 
 log = logging.getLogger(__name__)
+
+
+class _Slice(NamedTuple):
+    """Who has which port at the front, and since when."""
+
+    key: Key
+    port: int
+    age: tuple[str, str]
 
 
 class Front:
@@ -129,28 +139,25 @@ class Front:
         return port
 
     def _taken(self, name: Name) -> set[int]:
-        """Return the ports of all slices of others; where two have one, it is the older one's, as the front sees it."""
-        ages, mine = (
-            self._view.memo(("FrontPorts", "", ""), self._read_ports),
-            ("EndpointSlice", name[0], front_name(name[1])),
-        )
-        age = next((age for age, key, _ in ages if key == mine), None)
-        own = next((port for _, key, port in ages if key == mine), None)
+        """Return the ports of others' slices; where one has ours as well, it goes before us only if it is older, as at the front."""
+        slices = self._view.memo(("FrontPorts", "", ""), self._read_slices)
+        key = ("EndpointSlice", name[0], front_name(name[1]))
+        mine = next((one for one in slices if one.key == key), None)
         return {
-            port for other, key, port in ages if key != mine and (port != own or age is None or other < age)
+            one.port
+            for one in slices
+            if one.key != key and (mine is None or one.port != mine.port or one.age < mine.age)
         }
 
-    def _read_ports(self) -> list[tuple[tuple[str, str], Key, int]]:
-        slices = self._view.all("EndpointSlice")
-        found = ((_age(body), key_of(body), port_of(body)) for body in slices)
-        return [(age, key, port) for age, key, port in found if port is not None]
+    def _read_slices(self) -> list[_Slice]:
+        bodies = self._view.all("EndpointSlice")
+        ports = ((body, port_of(body)) for body in bodies)
+        return [_Slice(key_of(body), port, _age(body)) for body, port in ports if port is not None]
 
 
-def _age(body: dict[str, object]) -> tuple[str, str]:
-    metadata = body["metadata"]
-    assert isinstance(metadata, dict)  # noqa: S101 - every object in the view has one
-    return str(metadata.get("creationTimestamp", "")), str(metadata.get("uid", ""))
+def _age(body: Manifest) -> tuple[str, str]:
+    return str(body["metadata"].get("creationTimestamp", "")), str(body["metadata"].get("uid", ""))
 
 
-def _front_pod(body: dict[str, object]) -> PodView:
+def _front_pod(body: Manifest) -> PodView:
     return PodView.from_body(body, main="front")
