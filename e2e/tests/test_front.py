@@ -135,5 +135,4 @@ def test_a_pod_of_the_front_that_goes_is_missed_by_nobody(cluster: Cluster, slee
     cluster.until("another is there", lambda: len(sleeper.sent_to) == len(before), 60)
     assert sleeper.generate()[0] == 503
     cluster.until("it wakes as before", lambda: sleeper.wanted == 1, WAKE_SECONDS)
-    cluster.wait_ready(NAME, LOAD_SECONDS + 100)
-    assert sleeper.generate()[0] == 200
+    cluster.until("it answers", lambda: sleeper.generate()[0] == 200, LOAD_SECONDS + 100)
