@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from preheat.api.constants import API_VERSION, LABEL_MANAGED_BY, MANAGED_BY
+from preheat.api.constants import API_VERSION, COMPONENT_FRONT, LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGED_BY
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import ModelCache
 
@@ -49,7 +49,13 @@ _ALL = (
     Kind("ControllerRevision", "apps/v1", "controllerrevisions"),
     Kind("Job", "batch/v1", "jobs"),
     Kind("Service", "v1", "services"),
-    Kind("EndpointSlice", "discovery.k8s.io/v1", "endpointslices"),
+    # Kubernetes gives its own slices the labels of their Service: those are not ours.
+    Kind(
+        "EndpointSlice",
+        "discovery.k8s.io/v1",
+        "endpointslices",
+        selector=f"{LABEL_MANAGED_BY}={MANAGED_BY},{LABEL_COMPONENT}={COMPONENT_FRONT}",
+    ),
     Kind("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets"),
     Kind("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies"),
 )

@@ -5,16 +5,27 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from preheat.cluster.kinds import KINDS
 from preheat.resources.front import make_front_slice
+from preheat.resources.serving import make_service
 from preheat_front import answers
 from preheat_front.asking import Asked, parse_head, path_of
 from preheat_front.config import ConfigError, from_environment
 from preheat_front.grpc import Exchange, RefusedError
-from preheat_front.slices import Sleeper, read, sleepers
+from preheat_front.slices import SELECTOR, Sleeper, read, sleepers
 
 from tests.builders import a_service
 
 NOW = 1_767_225_600.0
+
+
+def test_both_watch_the_same_slices_and_none_of_kubernetes() -> None:
+    """Kubernetes' own have the labels of their Service, by which they would be ours."""
+    assert KINDS["EndpointSlice"].selector == SELECTOR
+    labels = make_front_slice(a_service(), 20007, "IPv4", [], "", "")["metadata"]["labels"]
+    wanted = dict(pair.split("=") for pair in SELECTOR.split(","))
+    assert wanted.items() <= labels.items()
+    assert not wanted.items() <= make_service(a_service())["metadata"]["labels"].items()
 
 
 def test_it_reads_what_the_operator_writes() -> None:
