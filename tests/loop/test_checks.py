@@ -30,7 +30,9 @@ async def test_what_is_not_there_is_asked_for_once_before_it_is_made(monkeypatch
         cluster.put(quality("better"))
         await asyncio.sleep(2)
         made = {
-            (k[0], k[2]) for k in cluster.store if k not in before and k[0] in {"ControllerRevision", "Deployment"}
+            (k[0], k[2])
+            for k in cluster.store
+            if k not in before and k[0] in {"ControllerRevision", "Deployment"}
         }
         assert len(made) == 2
         assert {key: asked[key] for key in made} == dict.fromkeys(made, 1)
@@ -77,7 +79,10 @@ async def test_what_others_annotate_a_revision_with_holds_nothing_up(
     async def touched(kind: str, namespace: str, name: str) -> Any:
         body = await plain(cluster, kind, namespace, name)
         if kind == "ControllerRevision" and body is not None:
-            annotations = {**body["metadata"].get("annotations", {}), "backup.example.com/seen": str(cluster._version)}
+            annotations = {
+                **body["metadata"].get("annotations", {}),
+                "backup.example.com/seen": str(cluster._version),
+            }
             body["metadata"]["annotations"] = annotations
             cluster.put(body)
             body = await plain(cluster, kind, namespace, name)

@@ -57,9 +57,7 @@ def decide_service(
     orphans = [body for body in seen.children if is_orphan(body)]
     target = choose_target(service, stored)
     wanted = serving.revision_id(service)
-    own_cache = names.cache_name(
-        service.name, serving.cache_source(service), serving.cache_storage(service)
-    )
+    own_cache = names.cache_name(service.name, serving.cache_source(service), serving.cache_storage(service))
     try:
         target = with_preflight(service, seen, stored, target)
         service = as_it_was(service, stored, target)

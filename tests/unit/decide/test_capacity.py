@@ -44,7 +44,9 @@ def test_what_is_there_and_who_holds_it() -> None:
 
 def test_what_is_held_on_gpus_that_are_not_offered_any_more_is_not_free() -> None:
     told = in_numbers(TWO, [a_node(gpus=1)], [GPUUse("n1", "a/llama", 2)])
-    assert told.endswith("1 matching node offers 1: a/llama holds 2, 0 are free or held by pods that are not Preheat's.")
+    assert told.endswith(
+        "1 matching node offers 1: a/llama holds 2, 0 are free or held by pods that are not Preheat's."
+    )
 
 
 def test_many_holders_are_counted() -> None:

@@ -264,7 +264,7 @@ def test_the_cache_by_whose_size_it_is_held_is_kept_though_the_revision_is_not_s
 
 
 @pytest.mark.parametrize("newest", [True, False])
-def test_one_that_has_taken_over_is_not_given_up_for_nodes_that_are_gone(newest: bool) -> None:  # noqa: FBT001
+def test_one_that_has_taken_over_is_not_given_up_for_nodes_that_are_gone(newest: bool) -> None:
     """They went with its last replica, or with the replicas on them. The one before it is not started again for that.
 
     A spec that goes back to one that was good long ago is held back as a new one is.
