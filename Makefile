@@ -139,6 +139,10 @@ faults: venv ## the whole fault campaign; a part of it: WORKLOAD= FAULT= CASE= S
 e2e-rollout: venv ## good and bad revisions on a real cluster, under traffic; a part of it: CASE= SEED= PROVIDER=
 	$(BIN)/python -m e2e.rollout --provider $(PROVIDER) $(if $(CASE),--case "$(CASE)") $(if $(SEED),--seed $(SEED))
 
+.PHONY: e2e-external
+e2e-external: venv ## a real HorizontalPodAutoscaler and a real KEDA scale models on a real cluster; a part of it: CASE= PROVIDER=
+	$(BIN)/python -m e2e.external --provider $(PROVIDER) $(if $(CASE),--case "$(CASE)")
+
 .PHONY: test-rbac
 test-rbac: venv ## the operator's ClusterRole against the calls that the tests before it recorded
 	$(PYTEST) --junitxml=$(RESULTS)/rbac.xml tests/rbac

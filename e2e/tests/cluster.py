@@ -12,6 +12,7 @@ from e2e.cluster import Provider
 from e2e.cluster.provider import ROOT, kubectl
 
 EXAMPLE = ROOT / "examples" / "smollm2.yaml"
+STORE = ROOT / "e2e" / "demo" / "model-store.yaml"
 READY_SECONDS = 120
 
 
@@ -113,6 +114,20 @@ class Cluster:
                 raise AssertionError(f"{what}: not within {seconds:g} s\n{state}\n{log}")
             time.sleep(every)
         return time.monotonic() - started
+
+
+def fast_store(name: str) -> Path:
+    """Return the demo's model store without its pace, in a file of this name: what shall arrive slowly says so itself."""
+    bodies = list(yaml.safe_load_all(STORE.read_text()))
+    for body in bodies:
+        if body["kind"] == "Deployment":
+            (container,) = body["spec"]["template"]["spec"]["containers"]
+            assert container["args"][0] == "--bytes-per-second"
+            container["args"] = ["--bytes-per-second", "0"]
+    path = ROOT / "build" / "e2e" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump_all(bodies))
+    return path
 
 
 def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

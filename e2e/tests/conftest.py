@@ -8,17 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from e2e.cluster import PROVIDERS, provider_for
 from e2e.cluster.audit import calls, keep_calls
-from e2e.cluster.provider import ROOT
 from e2e.install import NAMES, image_archives, install_operator
-from e2e.tests.cluster import Cluster
+from e2e.tests.cluster import Cluster, fast_store
 
 LONG = ("test_scaling.py", "test_rollout.py", "test_modes.py", "test_disks.py", "test_front.py")
 """Files that take minutes: they begin, so that no worker has one of them left when the others are done."""
-STORE = Path(__file__).parents[1] / "demo" / "model-store.yaml"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,7 +45,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
             provider.load_images([archives[name] for name in NAMES])
             install_operator(provider.kubeconfig)
         made = Cluster(provider)
-        made.kubectl("apply", "-f", str(_fast_store()))
+        made.kubectl("apply", "-f", str(fast_store(f"model-store{_worker()}")))
         made.kubectl("-n", made.namespace, "rollout", "status", "deploy/model-store", "--timeout=120s")
         yield made
         if own is None and provider.audit_log is not None:
@@ -65,20 +62,6 @@ def service(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
     yield name
     cluster.kubectl("-n", cluster.namespace, "delete", "llmd", name, "--ignore-not-found", "--wait=true")
     cluster.until(f"pods of {name} gone", lambda: not cluster.pods(name), 120)
-
-
-def _fast_store() -> Path:
-    """The demo's model store without its pace: what shall arrive slowly says so in its spec."""
-    bodies = list(yaml.safe_load_all(STORE.read_text()))
-    for body in bodies:
-        if body["kind"] == "Deployment":
-            (container,) = body["spec"]["template"]["spec"]["containers"]
-            assert container["args"][0] == "--bytes-per-second"
-            container["args"] = ["--bytes-per-second", "0"]
-    path = ROOT / "build" / "e2e" / f"model-store{_worker()}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump_all(bodies))
-    return path
 
 
 def _worker() -> str:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+from e2e.external.judge import writers
 from tests.integration.conftest import API, a_service, complete_warmers
 
 SCALED = {"mode": "Predictive", "maxReplicas": 4}
@@ -29,6 +30,14 @@ def pods(api: API, name: str) -> list[dict[str, Any]]:
         "items"
     ]
     return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+def events(api: API, reason: str) -> list[str]:
+    """Return what the Events of a reason say."""
+    found = json.loads(api.kubectl("get", "events", "--field-selector", f"reason={reason}", "-o", "json"))[
+        "items"
+    ]
+    return [event["message"] for event in found]
 
 
 def take_away(api: API, name: str, node: str) -> None:
@@ -84,11 +93,30 @@ def test_who_scales_it_moves_nothing_and_is_told_so(api: API, node: str) -> None
         assert replicas(api, "mine") == 2
         words = "spec.replicas is only the number to begin with: spec.scaling.mode is Predictive."
         assert words in api.condition("llmd", "mine", "Accepted")["message"]
+        who = "kubectl set it to 4 through /scale"
+        assert who in api.condition("llmd", "mine", "Accepted")["message"]
+        told = "kubectl set spec.replicas to 4, and nothing follows from that"
+        api.until("an Event tells", lambda: [m for m in events(api, "ScalingIgnored") if m.startswith(told)])
         takeover = {"spec": {"replicas": 3, "scaling": {"mode": "External"}}}
         api.kubectl("patch", "llmd", "mine", "--type=merge", "-p", json.dumps(takeover))
         api.until("taken over", lambda: replicas(api, "mine") == 3)
         assert "scaling" not in (api.get("llmd", "mine") or {})["status"]
         take_away(api, "mine", node)
+
+
+def test_a_number_beyond_a_bound_is_an_event_and_the_spec_stays_who_scaled_its(api: API, node: str) -> None:
+    with api.operator():
+        api.apply(a_service("bound", scaling={"maxReplicas": 2}))
+        api.until("one replica", lambda: replicas(api, "bound") == 1)
+        api.kubectl("scale", "llmd/bound", "--replicas=5")
+        api.until("two replicas", lambda: replicas(api, "bound") == 2)
+        words = "spec.replicas is 5; spec.scaling.maxReplicas allows 2."
+        api.until("an Event tells", lambda: events(api, "ScalingLimited") == [words])
+        assert words in api.condition("llmd", "bound", "Accepted")["message"]
+        body = json.loads(api.kubectl("get", "llmd", "bound", "-o", "json", "--show-managed-fields"))
+        assert writers(body) == {"kubectl/scale"}
+        assert body["spec"]["replicas"] == 5
+        take_away(api, "bound", node)
 
 
 def test_those_that_go_are_priced_before_there_are_fewer(api: API, node: str) -> None:

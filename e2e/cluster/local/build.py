@@ -4,12 +4,15 @@ Kubernetes is about 2,700 packages: six to ten minutes on two cores the first ti
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.cluster.provider import cache_directory
@@ -102,6 +105,51 @@ def policy_agent() -> Path:
     return folder / "networkpolicy"
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A Go module as its authors publish it: built by its own go.mod, at exactly this version."""
+
+    path: str
+    version: str
+    sum: str
+    """What go.sum would say of it: another content is refused."""
+    programs: Mapping[str, str]
+    """Program -> package, from the module's root."""
+
+
+def build_published(module: Published, extras: Callable[[Path, Path], None]) -> Path:
+    """Return the folder with a module's programs and what ``extras(module's folder, ours)`` takes out of it besides.
+
+    Built once, one package after the other and behind everything else that the machine does: a large module
+    may take half an hour, and nobody else should wait for it.
+    """
+    name = module.path.removesuffix("/v2").rpartition("/")[2]
+    digest = hashlib.sha256(repr(module).encode()).hexdigest()[:16]
+    folder = cache_directory() / "cluster" / f"{name}-{digest}"
+    with locked(folder.with_name(f"{folder.name}.lock")):
+        if not (folder / "complete").exists():
+            folder.mkdir(exist_ok=True)
+            go = go_program()
+            source = _fetched(go, module)
+            for program, package in module.programs.items():
+                _build(go, folder, program, package, source, modestly=True)
+            extras(source, folder)
+            (folder / "complete").touch()
+    return folder
+
+
+def _fetched(go: str, module: Published) -> Path:
+    """Return the folder of a module's source. Raises RuntimeError when it is not what it was."""
+    print(f"  fetching {module.path} {module.version}", flush=True)
+    command = [go, "mod", "download", "-json", f"{module.path}@{module.version}"]
+    found = json.loads(
+        subprocess.run(command, cwd=cache_directory(), capture_output=True, text=True, check=True).stdout
+    )
+    if found["Sum"] != module.sum:
+        raise RuntimeError(f"{module.path} {module.version} is {found['Sum']}, expected {module.sum}")
+    return Path(found["Dir"])
+
+
 def go_program() -> str:
     """Return a Go that is new enough, from the machine or from a Python package in the cache."""
     found = shutil.which("go")
@@ -124,7 +172,9 @@ def _version(go: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def _build(go: str, folder: Path, name: str, package: str, source: Path = HERE) -> None:
+def _build(
+    go: str, folder: Path, name: str, package: str, source: Path = HERE, *, modestly: bool = False
+) -> None:
     version = "k8s.io/component-base/version"
     major, minor = KUBERNETES[1:].split(".")[:2]
     flags = (
@@ -132,6 +182,7 @@ def _build(go: str, folder: Path, name: str, package: str, source: Path = HERE) 
         f"-X {version}.gitMinor={minor} -X {version}.gitTreeState=clean"
     )
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false"}
+    behind = ["nice", "-n", "15"] if modestly else []
     print(f"  {name}: fetching Go modules", flush=True)
     listed = subprocess.run(
         [go, "list", "-deps", package],
@@ -142,7 +193,20 @@ def _build(go: str, folder: Path, name: str, package: str, source: Path = HERE) 
         check=True,
     )
     total = len(listed.stdout.splitlines())
-    command = [go, "build", "-v", "-trimpath", "-ldflags", flags, "-o", str(folder / name), package]
+    parallel = ["-p", "1"] if modestly else []
+    command = [
+        *behind,
+        go,
+        "build",
+        *parallel,
+        "-v",
+        "-trimpath",
+        "-ldflags",
+        flags,
+        "-o",
+        str(folder / name),
+        package,
+    ]
     _with_progress(command, environment, f"building {name}", total, source)
 
 

@@ -153,6 +153,7 @@ class LocalProvider:
             services=self.network.services,
             controllers="*",
             audit=True,
+            aggregates=True,
         )
         for node in self._nodes():
             plane.add_user(node.user, "system:nodes")

@@ -27,6 +27,7 @@ from e2e.cluster.local.build import binaries
 from e2e.cluster.provider import wait_for
 
 ADMIN = "admin"
+FRONT_PROXY = "front-proxy-client"
 ADMISSION = "NodeRestriction,OwnerReferencesPermissionEnforcement"
 """On top of the default ones. The second is on in some distributions, and asks for rights that others do not."""
 
@@ -39,12 +40,22 @@ def free_port(address: str = "127.0.0.1") -> int:
         return port
 
 
+def write_certificate(path: Path, name: str, *more: str) -> None:
+    """Write NAME.key and NAME.crt, good for a month. ``more``: what else openssl is told, a signer for example."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
+         "-subj", f"/CN={name}", "-keyout", f"{path}.key", "-out", f"{path}.crt", *more],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+
 class ControlPlane:
     """etcd + kube-apiserver on one address, and the controller-manager where ``controllers`` names some.
 
     ``controllers`` is its own ``--controllers``: "*" for all, "*,-node-lifecycle-controller" where nodes are
     objects that nobody runs. ``controllers_qps``: how many calls a second each of them may make, its own default
     (20) without. ``audit_rules``: what the audit log tells of whom, in the words of an audit policy.
+    ``aggregates``: whether it asks API servers of others (an APIService) in the name of who asks it.
     """
 
     def __init__(
@@ -58,6 +69,7 @@ class ControlPlane:
         audit: bool = False,
         audit_rules: Sequence[Mapping[str, Any]] = ({"level": "Metadata"},),
         controllers_qps: int = 0,
+        aggregates: bool = False,
     ) -> None:
         self.folder = folder
         self.mark = mark or f"plane-{os.getpid()}-{secrets.token_hex(4)}"
@@ -67,6 +79,7 @@ class ControlPlane:
         self.controllers_qps = controllers_qps
         self.audit_log = folder / "audit.log" if audit else None
         self._audit_rules = list(audit_rules)
+        self._aggregates = aggregates
         self.kubeconfig = folder / "kubeconfig"
         self.port = free_port(address)
         self._tokens: dict[str, str] = {}
@@ -119,7 +132,7 @@ class ControlPlane:
             "--token-auth-file", str(tokens), "--authorization-mode", "Node,RBAC",
             "--enable-admission-plugins", ADMISSION, "--service-cluster-ip-range", self.services,
             "--kubelet-preferred-address-types", "InternalIP", "--allow-privileged=true",
-            *self._audit(),
+            *self._audit(), *self._aggregation(),
         ]  # fmt: skip
         self._run("kube-apiserver", kubernetes, "kube-apiserver", *arguments)
         wait_for(f"kube-apiserver ready (see {self.folder}/logs)", self.is_ready, 90)
@@ -182,6 +195,21 @@ class ControlPlane:
         rules = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": self._audit_rules}
         policy.write_text(json.dumps({**rules, "omitStages": ["RequestReceived"]}))
         return ["--audit-policy-file", str(policy), "--audit-log-path", str(self.audit_log)]
+
+    def _aggregation(self) -> list[str]:
+        """Make the certificate by which API servers of others know that it is this one who asks them."""
+        if not self._aggregates:
+            return []
+        authority, proxy = (self.folder / "front-proxy" / name for name in ("ca", "client"))
+        authority.parent.mkdir()
+        write_certificate(authority, "front-proxy-ca")
+        write_certificate(proxy, FRONT_PROXY, "-CA", f"{authority}.crt", "-CAkey", f"{authority}.key")
+        return [
+            "--requestheader-client-ca-file", f"{authority}.crt", "--requestheader-allowed-names", FRONT_PROXY,
+            "--requestheader-username-headers", "X-Remote-User", "--requestheader-group-headers", "X-Remote-Group",
+            "--requestheader-extra-headers-prefix", "X-Remote-Extra-",
+            "--proxy-client-cert-file", f"{proxy}.crt", "--proxy-client-key-file", f"{proxy}.key",
+        ]  # fmt: skip
 
     def _pace(self) -> list[str]:
         if not self.controllers_qps:

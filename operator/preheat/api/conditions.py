@@ -107,6 +107,8 @@ class Reason(StrEnum):
     SIGNALS_MISSING = "SignalsMissing"
     SCALING_UP = "ScalingUp"
     SCALING_DOWN = "ScalingDown"
+    SCALING_LIMITED = "ScalingLimited"
+    SCALING_IGNORED = "ScalingIgnored"
     # kstatus
     SETTLED = "Settled"
     WORKING = "Working"

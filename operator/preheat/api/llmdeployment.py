@@ -1028,6 +1028,12 @@ class ScalingStatus(APIModel):
     wanted_replicas: Annotated[
         int, Field(ge=0, description="Replicas that should be there, loading ones included.")
     ]
+    asked_replicas: Annotated[
+        int | None,
+        Field(
+            ge=0, description="What spec.replicas says. It decides nothing here; a change of it is an Event."
+        ),
+    ] = None
     forecast_replicas: Annotated[
         int | None,
         Field(
@@ -1214,6 +1220,7 @@ class LLMDeployment(APIModel):
     generation: int
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    scaled_by: str = ""  # who set spec.replicas, where that was through /scale; empty where it was not
     spec: LLMDeploymentSpec
     status: LLMDeploymentStatus = LLMDeploymentStatus()
 

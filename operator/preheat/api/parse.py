@@ -50,5 +50,15 @@ def _header(kind: type[T], body: Mapping[str, Any]) -> dict[str, Any]:
         "generation": metadata.get("generation", 0),
         "labels": metadata.get("labels") or {},
         "annotations": metadata.get("annotations") or {},
+        "scaled_by": _scaled_by(metadata),
         "status": status,
     }
+
+
+def _scaled_by(metadata: Mapping[str, Any]) -> str:
+    """Return who set the number of replicas that holds, if that was through /scale, else nothing.
+
+    Such an entry is for that one field: it goes when somebody sets the number in another way. It has no time.
+    """
+    entries = metadata.get("managedFields") or ()
+    return next((str(e.get("manager", "")) for e in entries if e.get("subresource") == "scale"), "")

@@ -15,6 +15,7 @@ from preheat.api.llmdeployment import (
     LoadingStatus,
     RolloutStatus,
     ScalingMode,
+    ScalingStatus,
 )
 from preheat.api.modelcache import ModelCache, NodeCacheState
 from preheat.decide import conditions as say
@@ -173,7 +174,7 @@ def telling_plan(
             desired_nodes=(cache.status.desired_nodes or 0) if cache else 0,
         ),
         loading=loading,
-        scaling=scaled.status if scaled is not None else None,
+        scaling=_scaled(service, scaled),
         load_times=learn(before.load_times, live, before.ready_replicas, seen.warmed),
         rollout=rolling,
         gpu_types=by_type,
@@ -189,6 +190,7 @@ def telling_plan(
         (
             *(e for e in say.events(verdicts, before.conditions, BAD) if e.reason not in _OF_ROLLOUTS),
             *_changes(before, scaled),
+            *_in_vain(service, wish),
             *_quarantined(before, renewal),
             *_news(before, special),
             *_turns(before, going_back),
@@ -372,6 +374,13 @@ def _scaling(service: LLMDeployment, scaled: Outcome | None, ready: int, now: da
     return [Verdict(ConditionType.SCALING_ACTIVE, False, Reason.SIGNALS_MISSING, words)]
 
 
+def _scaled(service: LLMDeployment, scaled: Outcome | None) -> ScalingStatus | None:
+    """Return what was decided, with what was asked for meanwhile."""
+    if scaled is None:
+        return None
+    return scaled.status.model_copy(update={"asked_replicas": service.spec.replicas})
+
+
 def _changes(before: LLMDeploymentStatus, scaled: Outcome | None) -> list[EventDraft]:
     """Return an Event for each change of the number that the status does not tell of yet."""
     if scaled is None:
@@ -418,15 +427,48 @@ def _serving_revision(wish: Wish, ready: Sequence[PodView]) -> str | None:
 
 
 def _accepted(service: LLMDeployment, wish: Wish) -> Verdict:
-    """Say that the spec is valid, and which bound of spec.scaling overrules spec.replicas."""
-    words, asked, scaling = "The spec is valid.", service.spec.replicas, service.spec.scaling
+    """Say that the spec is valid, and what overrules spec.replicas."""
+    words, scaling = "The spec is valid.", service.spec.scaling
+    bound = _bound(service, wish)
     if scaling.mode is not ScalingMode.EXTERNAL:
         words += f" spec.replicas is only the number to begin with: spec.scaling.mode is {scaling.mode}."
-    elif asked > wish.replicas:
-        words += f" spec.replicas is {asked}; spec.scaling.maxReplicas allows {scaling.max_replicas}."
-    elif asked < wish.replicas:
-        words += f" spec.replicas is {asked}; spec.scaling.minReplicas asks for {scaling.min_replicas}."
+        if service.scaled_by:
+            words += f" {service.scaled_by} set it to {service.spec.replicas} through /scale."
+    elif bound is not None:
+        words += f" {bound.message}"
     return Verdict(ConditionType.ACCEPTED, True, Reason.VALID, words)
+
+
+def _bound(service: LLMDeployment, wish: Wish) -> EventDraft | None:
+    """Return which bound overrules spec.replicas in mode External, None where none does."""
+    asked, scaling = service.spec.replicas, service.spec.scaling
+    if scaling.mode is not ScalingMode.EXTERNAL or asked == wish.replicas:
+        return None
+    if asked > wish.replicas:
+        words = f"spec.replicas is {asked}; spec.scaling.maxReplicas allows {scaling.max_replicas}."
+        return EventDraft(Reason.SCALING_LIMITED, words, warning=True)
+    words = f"spec.replicas is {asked}; spec.scaling.minReplicas asks for {scaling.min_replicas}."
+    return EventDraft(Reason.SCALING_LIMITED, words, warning=False)
+
+
+def _in_vain(service: LLMDeployment, wish: Wish) -> list[EventDraft]:
+    """Return an Event for a number that is asked for and not followed, once: the status tells of it from then on.
+
+    Where Preheat decides, nearly every number differs. Only who changes it means it to be followed.
+    """
+    before, asked = service.status, service.spec.replicas
+    if service.spec.scaling.mode is ScalingMode.EXTERNAL:
+        bound = _bound(service, wish)
+        known = [c.message for c in before.conditions if c.type == ConditionType.ACCEPTED]
+        return [] if bound is None or any(bound.message in words for words in known) else [bound]
+    was = before.scaling.asked_replicas if before.scaling is not None else None
+    if was is None or was == asked:
+        return []
+    words = (
+        f"{service.scaled_by or 'Somebody'} set spec.replicas to {asked}, and nothing follows from that: spec.scaling.mode "
+        f"is {service.spec.scaling.mode}. Take an autoscaler that writes it away, or set the mode to External."
+    )
+    return [EventDraft(Reason.SCALING_IGNORED, words, warning=True)]
 
 
 def _available(ready: int) -> Verdict:

@@ -110,3 +110,23 @@ def test_of_a_spec_that_means_nothing_the_header_is_still_known() -> None:
     assert (service.name, service.generation, service.status.ready_replicas) == ("llama", 4, 2)
     cache = parse_header(ModelCache, a_body(None))
     assert (cache.name, cache.status) == ("llama", ModelCacheStatus())
+
+
+@pytest.mark.parametrize(
+    ("entries", "who"),
+    [
+        pytest.param([("kubectl", None), ("preheat", "status")], "", id="nobody scaled it"),
+        pytest.param(
+            [("kubectl", None), ("kube-controller-manager", "scale")], "kube-controller-manager", id="scaled"
+        ),
+    ],
+)
+def test_who_scaled_it_is_known(entries: list[tuple[str, str | None]], who: str) -> None:
+    """As a real API server has it: an entry for /scale has no time."""
+    fields = [
+        {"manager": manager, "operation": "Update", **({"subresource": subresource} if subresource else {})}
+        for manager, subresource in entries
+    ]
+    body = a_body()
+    body["metadata"] = {**METADATA, "managedFields": fields}
+    assert parse(LLMDeployment, body).scaled_by == who

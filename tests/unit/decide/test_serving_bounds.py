@@ -4,11 +4,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from preheat.api.llmdeployment import MOST_CHILDREN
+from preheat.api.llmdeployment import MOST_CHILDREN, LLMDeployment, ScalingMode
 from preheat.api.modelcache import MOST_NODES
 from preheat.config import OperatorConfig
+from preheat.decide.autoscale import ScalingObservation
 from preheat.decide.observed import DeploymentView
 from preheat.decide.plan import Apply
+from preheat.decide.scaling import Memory
 from preheat.decide.serving import decide_service
 from preheat.decide.wish import ServiceObservation
 
@@ -56,6 +58,70 @@ def test_a_bound_that_overrules_the_replicas_is_told(spec: dict[str, Any], words
     assert status is not None
     (accepted,) = [c for c in status["conditions"] if c["type"] == "Accepted"]
     assert accepted["message"] == words
+
+
+def _told(service: LLMDeployment) -> tuple[str, list[tuple[str, str, bool]], dict[str, Any]]:
+    """Return what Accepted says, the Events about the number, and the status."""
+    decides = service.spec.scaling.mode is not ScalingMode.EXTERNAL
+    scaling = ScalingObservation(None, None, Memory(), service.status.scaling) if decides else None
+    seen = ServiceObservation([a_node("n")], (), (), (), (), scaling=scaling)
+    plan = decide_service(service, seen, OperatorConfig(), NOW)
+    assert plan.status is not None
+    (accepted,) = [c for c in plan.status["conditions"] if c["type"] == "Accepted"]
+    ours = {"ScalingLimited", "ScalingIgnored"}
+    events = [(e.reason, e.message, e.warning) for e in plan.events if e.reason in ours]
+    return accepted["message"], events, plan.status
+
+
+TWO_AT_MOST = {"minReplicas": 1, "maxReplicas": 2}
+DECIDES = {"mode": "Predictive", **TWO_AT_MOST}
+
+
+@pytest.mark.parametrize(
+    ("replicas", "message", "warning"),
+    [
+        (9, "spec.replicas is 9; spec.scaling.maxReplicas allows 2.", True),
+        (0, "spec.replicas is 0; spec.scaling.minReplicas asks for 1.", False),
+    ],
+)
+def test_a_number_that_is_not_followed_is_an_event_once(replicas: int, message: str, warning: bool) -> None:
+    words, events, status = _told(a_service(replicas=replicas, scaling=TWO_AT_MOST))
+    assert words == f"The spec is valid. {message}"
+    assert events == [("ScalingLimited", message, warning)]
+    assert _told(a_service(replicas=replicas, scaling=TWO_AT_MOST, status=status))[1] == []
+    again = _told(a_service(replicas=replicas + 3, scaling=TWO_AT_MOST, status=status))[1]
+    assert [reason for reason, _, _ in again] == ["ScalingLimited"], "another number is news"
+
+
+def test_a_number_that_is_followed_is_no_event() -> None:
+    assert _told(a_service(replicas=2, scaling=TWO_AT_MOST))[:2] == ("The spec is valid.", [])
+
+
+def _scaled_by(who: str, service: LLMDeployment) -> LLMDeployment:
+    return service.model_copy(update={"scaled_by": who})
+
+
+def test_who_scales_where_preheat_decides_is_told_that_nothing_follows() -> None:
+    words, events, status = _told(a_service(replicas=2, scaling=DECIDES))
+    assert words.endswith("spec.scaling.mode is Predictive.")
+    assert events == [], "it is the number to begin with"
+    assert status["scaling"]["askedReplicas"] == 2
+    words, events, status = _told(_scaled_by("hpa", a_service(replicas=4, scaling=DECIDES, status=status)))
+    assert words.endswith("spec.scaling.mode is Predictive. hpa set it to 4 through /scale.")
+    message = (
+        "hpa set spec.replicas to 4, and nothing follows from that: spec.scaling.mode is Predictive. Take an "
+        "autoscaler that writes it away, or set the mode to External."
+    )
+    assert events == [("ScalingIgnored", message, True)]
+    assert _told(_scaled_by("hpa", a_service(replicas=4, scaling=DECIDES, status=status)))[1] == []
+    ((reason, words, _),) = _told(a_service(replicas=0, scaling=DECIDES, status=status))[1]
+    assert (reason, words.partition(",")[0]) == ("ScalingIgnored", "Somebody set spec.replicas to 0")
+
+
+def test_who_hands_the_number_over_to_preheat_has_asked_for_nothing() -> None:
+    """The number of the autoscaler before stays in the spec: it is what Preheat begins with."""
+    _, _, status = _told(a_service(replicas=2, scaling=TWO_AT_MOST))
+    assert _told(_scaled_by("hpa", a_service(replicas=2, scaling=DECIDES, status=status)))[1] == []
 
 
 def test_of_more_deployments_than_a_status_holds_those_with_replicas_are_told() -> None:
