@@ -14,6 +14,7 @@ _SHOWN = (
     ConditionType.PREFLIGHT_PASSED,
     ConditionType.WEIGHTS_READY,
     ConditionType.AVAILABLE,
+    ConditionType.ROUTED,
     ConditionType.READY,
 )
 
@@ -54,6 +55,9 @@ def screen(service: LLMDeployment, cache: ModelCache | None) -> list[str]:
         for told in status.gpu_types or []
     ]
     lines += _rollout(status.rollout)
+    if status.traffic:
+        told = ", ".join(f"{t.weight} % to {t.revision}" for t in status.traffic)
+        lines.append(f"  gateway {told}")
     lines += _weights(cache)
     loading = status.loading
     ready = condition(status.conditions, ConditionType.READY)
