@@ -182,8 +182,8 @@ async def test_a_route_of_a_stranger_is_left_alone_and_replicas_move_all_the_sam
             await asyncio.sleep(60)
             assert kube.store[ROUTE]["spec"] == {"rules": []}
             status = kube.store[SERVICE]["status"]
-            accepted = next(c for c in status["conditions"] if c["type"] == "Accepted")
-            assert (accepted["status"], accepted["reason"]) == ("False", "NameTaken")
+            ready = next(c for c in status["conditions"] if c["type"] == "Ready")
+            assert (ready["status"], ready["reason"]) == ("False", "NameTaken")
             assert status["servingRevision"] != before
             assert kubelets.serving() == 2
             kube.remove(*ROUTE)
