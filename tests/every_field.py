@@ -280,12 +280,21 @@ def route(*path: str) -> Where:
 def shares(scene: Scene) -> list[int]:
     """What the new and the old revision get through a gateway once a replica of each is ready."""
     service, before = _later_of(scene), _history()[-1]
-    pinned = [m for m in children(scene, "ControllerRevision") if m["metadata"]["labels"][LABEL_REVISION] == revision_id(service)]
+    pinned = [
+        m
+        for m in children(scene, "ControllerRevision")
+        if m["metadata"]["labels"][LABEL_REVISION] == revision_id(service)
+    ]
     old = before["metadata"]["labels"][LABEL_REVISION]
-    pods = [a_pod("new", revision_id(service), ready=True, ready_at=NOW), a_pod("old", old, ready=True, ready_at=NOW)]
+    pods = [
+        a_pod("new", revision_id(service), ready=True, ready_at=NOW),
+        a_pod("old", old, ready=True, ready_at=NOW),
+    ]
     there = [DeploymentView.from_body(_that_served(before)),
              replace(DeploymentView.from_body(_that_served(pinned[0])), replicas=1)]  # fmt: skip
-    seen = ServiceObservation(NODES, there, pods, (), [*pinned, before], route=RouteObservation(installed=True))
+    seen = ServiceObservation(
+        NODES, there, pods, (), [*pinned, before], route=RouteObservation(installed=True)
+    )
     plan = decide_service(service, seen, CONFIG, NOW)
     return [told["weight"] for told in (plan.status or {})["traffic"]]
 

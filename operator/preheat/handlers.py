@@ -173,9 +173,7 @@ async def _until_it_ends(watching: "_Watching", kinds_changed: asyncio.Event) ->
 class _Watching:
     """kopf from its start to its end, on a thread of its own."""
 
-    def __init__(
-        self, saw: Saw, missed_something: Callable[[], None], absent: Collection[str] = ()
-    ) -> None:
+    def __init__(self, saw: Saw, missed_something: Callable[[], None], absent: Collection[str] = ()) -> None:
         self._absent = absent
         self._loop = asyncio.get_running_loop()
         self._saw = saw
@@ -215,7 +213,10 @@ class _Watching:
         failed: asyncio.Future[str] = self._inner[0].create_future()
         kopf_itself = self._inner[0].create_task(
             kopf.operator(
-                registry=registry(self._pass_on, self._absent), settings=settings(), clusterwide=True, standalone=True
+                registry=registry(self._pass_on, self._absent),
+                settings=settings(),
+                clusterwide=True,
+                standalone=True,
             )
         )
         either: list[asyncio.Future[Any]] = [kopf_itself, failed]

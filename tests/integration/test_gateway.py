@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -17,7 +18,10 @@ CRD = "httproutes.gateway.networking.k8s.io"
 ROLLOUT = {
     "strategy": "Canary",
     "steps": [{"percent": 50, "pauseSeconds": 3600, "weight": 10}, {"percent": 100}],
-    "gateway": {"parentRefs": [{"name": "public", "sectionName": "https"}], "hostnames": ["llama.example.com"]},
+    "gateway": {
+        "parentRefs": [{"name": "public", "sectionName": "https"}],
+        "hostnames": ["llama.example.com"],
+    },
 }
 SOON = (
     sys.executable,
@@ -35,9 +39,7 @@ SOON = (
 def install(api: API) -> None:
     """Install it. Others may have tried with older versions: what is stored is of no interest here."""
     api.kubectl("apply", "--server-side", "-f", str(definition("httproutes")))
-    api.until(
-        "HTTPRoute is served", lambda: api.run("get", "httproutes", "-A").returncode == 0, 60
-    )
+    api.until("HTTPRoute is served", lambda: api.run("get", "httproutes", "-A").returncode == 0, 60)
 
 
 @pytest.fixture
@@ -80,7 +82,12 @@ def bring_up(api: API, node: str, other_than: str = "") -> str:
     api.until("a pod", fresh, 60)
     complete_warmers(api)
     pod = fresh()[0]
-    run(api, pod["metadata"]["name"], node, "10.1.2.3" if not other_than else "10.1.2.4", ready=True)
+    name = pod["metadata"]["name"]
+    run(api, name, node, "10.1.2.3" if not other_than else "10.1.2.4", ready=False)
+    # A step of a canary looks at how long its replicas have been ready.
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": datetime.now(UTC).isoformat()}
+    patch = json.dumps({"status": {"conditions": [ready]}})
+    api.kubectl("patch", "pod", name, "--subresource=status", "--type=strategic", "-p", patch)
     return str(pod["metadata"]["labels"]["preheat.dev/revision"])
 
 

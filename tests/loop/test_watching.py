@@ -50,7 +50,9 @@ def begins(monkeypatch: pytest.MonkeyPatch) -> list[Callable[..., Any]]:
             raise RuntimeError("Error in the watch-stream: 500")
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(handlers, "registry", lambda pass_on, absent: SimpleNamespace(pass_on=pass_on, absent=absent))
+    monkeypatch.setattr(
+        handlers, "registry", lambda pass_on, absent: SimpleNamespace(pass_on=pass_on, absent=absent)
+    )
     monkeypatch.setattr(kopf, "operator", operator)
     return passed_on
 

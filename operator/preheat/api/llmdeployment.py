@@ -719,7 +719,9 @@ class ParentReference(APIModel):
     name: Annotated[Name, Field(description="The Gateway.")]
     namespace: Annotated[
         DNSLabel | None,
-        Field(description="Its namespace; left out, the LLMDeployment's. Its listeners must allow routes from here."),
+        Field(
+            description="Its namespace; left out, the LLMDeployment's. Its listeners must allow routes from here."
+        ),
     ] = None
     section_name: Annotated[
         Name | None, Field(description="One of its listeners; left out, all that allow the route.")

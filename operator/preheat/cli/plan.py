@@ -23,7 +23,8 @@ def _line(write: Write) -> str:
         case Apply():
             spec = write.manifest.get("spec") or {}
             count = f" with {spec['replicas']} replicas" if "replicas" in spec else ""
-            more = _MORE.get(write.manifest["kind"], lambda _: "")(spec)
+            tell = _MORE.get(write.manifest["kind"])
+            more = tell(spec) if tell is not None else ""
             return f"  apply   {write.manifest['kind']} {write.manifest['metadata']['name']}{count}{more}"
         case Adopt():
             return f"  adopt   {write.live['kind']} {write.live['metadata']['name']}"

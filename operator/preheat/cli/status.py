@@ -56,8 +56,8 @@ def screen(service: LLMDeployment, cache: ModelCache | None) -> list[str]:
     ]
     lines += _rollout(status.rollout)
     if status.traffic:
-        told = ", ".join(f"{t.weight} % to {t.revision}" for t in status.traffic)
-        lines.append(f"  gateway {told}")
+        shares = ", ".join(f"{one.weight} % to {one.revision}" for one in status.traffic)
+        lines.append(f"  gateway {shares}")
     lines += _weights(cache)
     loading = status.loading
     ready = condition(status.conditions, ConditionType.READY)

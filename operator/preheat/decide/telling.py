@@ -183,9 +183,7 @@ def telling_plan(
         scaling=scaled.status if scaled is not None else None,
         load_times=learn(before.load_times, live, before.ready_replicas, seen.warmed),
         rollout=rolling,
-        traffic=(list(traffic.status) if traffic.status else None)
-        if traffic is not None
-        else before.traffic,
+        traffic=(list(traffic.status) if traffic.status else None) if traffic is not None else before.traffic,
         gpu_types=by_type,
         avoided_nodes=avoidance.nodes or None,
         children=_children(seen, ready),

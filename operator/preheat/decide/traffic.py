@@ -277,8 +277,7 @@ def _stay(
         and count > 0
         and weights.get(revision, 0) == 0
         and (
-            view.weights.get(revision_service_name(service.name, revision), 0) > 0
-            or (view.behind and is_new)
+            view.weights.get(revision_service_name(service.name, revision), 0) > 0 or (view.behind and is_new)
         )
     )
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from preheat.api.conditions import ConditionType, Reason
 from preheat.api.constants import ANNOTATION_SHARE
+from preheat.api.llmdeployment import RolloutStrategy
 from preheat.decide.observed import DeploymentView
 from preheat.decide.plan import Apply, Delete
-from preheat.decide.rollout.state import Child, Goal, Limits, Observed, Pause, Phase, Room, Step
 from preheat.decide.rollout.planner import next_step
-from preheat.api.llmdeployment import RolloutStrategy
+from preheat.decide.rollout.state import Child, Goal, Limits, Observed, Pause, Phase, Room, Step
 from preheat.decide.traffic import (
     TAKEN_SECONDS,
     Rolling,
@@ -49,7 +49,9 @@ def a_step(share: int | None = None, old: int = 1, phase: Phase = Phase.LOADING)
 
 
 def route_of(traffic: Traffic) -> dict[str, Any]:
-    (found,) = (w.manifest for w in traffic.writes if isinstance(w, Apply) and w.manifest["kind"] == "HTTPRoute")
+    (found,) = (
+        w.manifest for w in traffic.writes if isinstance(w, Apply) and w.manifest["kind"] == "HTTPRoute"
+    )
     return found
 
 
@@ -112,14 +114,26 @@ def test_share_of_the_wanted_revision(why: str, rolling: Rolling, ready: dict[st
 
 def test_a_share_that_somebody_wrote_is_no_more_than_all_of_it() -> None:
     rolling = Rolling("new", a_step(phase=Phase.PAUSED))
-    assert [share_of(rolling, {}, held) for held in ("new=500", "new=x", "new", "=7", "")] == [100, 0, 0, 0, 0]
+    assert [share_of(rolling, {}, held) for held in ("new=500", "new=x", "new", "=7", "")] == [
+        100,
+        0,
+        0,
+        0,
+        0,
+    ]
 
 
 # --- what the planner says of it
 
 
 def the_share(
-    strategy: RolloutStrategy, new: int, old: int, *, asked: int = 0, wanted: int = 10, steps: tuple[Pause, ...] = ()
+    strategy: RolloutStrategy,
+    new: int,
+    old: int,
+    *,
+    asked: int = 0,
+    wanted: int = 10,
+    steps: tuple[Pause, ...] = (),
 ) -> int | None:
     children = (
         Child("new", L4, asked or new, new, new, new, ready_seconds=(10.0,) * new),
@@ -136,7 +150,8 @@ STEPS = (Pause(10, 600, 5), Pause(50, 600), Pause(100, 0))
 
 
 @pytest.mark.parametrize(
-    ("new", "asked", "share"), [(0, 1, 0), (1, 1, 5), (0, 5, 0), (3, 5, 27), (5, 5, 50), (8, 10, 80), (10, 10, 100)]
+    ("new", "asked", "share"),
+    [(0, 1, 0), (1, 1, 5), (0, 5, 0), (3, 5, 27), (5, 5, 50), (8, 10, 80), (10, 10, 100)],
 )
 def test_a_canary_gets_its_steps_weight_when_its_replicas_answer(new: int, asked: int, share: int) -> None:
     assert the_share(RolloutStrategy.CANARY, new, 10, asked=asked, steps=STEPS) == share
@@ -197,7 +212,9 @@ def test_what_is_on_its_way_out_gets_nothing_and_stays_until_the_route_says_so()
     assert after.stay == frozenset()
 
 
-@pytest.mark.parametrize(("age", "generation", "stays"), [(1, 0, True), (1, 1, False), (TAKEN_SECONDS, 0, False)])
+@pytest.mark.parametrize(
+    ("age", "generation", "stays"), [(1, 0, True), (1, 1, False), (TAKEN_SECONDS, 0, False)]
+)
 def test_old_replicas_stay_until_the_gateway_has_the_route_but_not_for_ever(
     age: float, generation: int, stays: bool
 ) -> None:
@@ -231,7 +248,11 @@ def test_without_the_field_or_without_gateway_api_nothing_of_it_is_left(installe
 
 
 def test_nothing_of_a_stranger_is_deleted() -> None:
-    theirs = {"kind": "HTTPRoute", "metadata": {"name": "llama", "namespace": "default", "uid": "x"}, "spec": {}}
+    theirs = {
+        "kind": "HTTPRoute",
+        "metadata": {"name": "llama", "namespace": "default", "uid": "x"},
+        "spec": {},
+    }
     service = {**theirs, "kind": "Service"}
     assert decide(0, 0, RouteObservation(True, theirs, [service]), name="llama").writes == ()
 
