@@ -70,6 +70,9 @@ ANNOTATION_READY_AT: Final = "preheat.dev/ready-at"
 ANNOTATION_WAKES_IN: Final = "preheat.dev/wakes-in-seconds"
 """On the front's EndpointSlice: how long waking takes nearly always; empty where it does not sleep, or nobody knows."""
 
+ANNOTATION_SHARE: Final = "preheat.dev/share"
+"""On an HTTPRoute: ``REVISION=PERCENT``, what the wanted revision is to get, whoever is ready. A pause holds it."""
+
 ANNOTATION_VERDICT: Final = "preheat.dev/verdict"
 """On a ControllerRevision: that its revision failed, why, and where was gone back to, as JSON."""
 ANNOTATION_SERVED: Final = "preheat.dev/served"

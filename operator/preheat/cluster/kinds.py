@@ -17,6 +17,8 @@ class Kind:
     namespaced: bool = True
     selector: str = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
     watched: bool = True
+    optional: bool = False
+    """Whether a cluster may be without it: then there are none of it, and nothing fails."""
 
     def path(self, namespace: str = "", name: str = "") -> str:
         """Return the URL path of the collection, or of one object."""
@@ -58,6 +60,7 @@ _ALL = (
     ),
     Kind("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets"),
     Kind("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies"),
+    Kind("HTTPRoute", "gateway.networking.k8s.io/v1", "httproutes", optional=True),
 )
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}

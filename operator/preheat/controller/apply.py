@@ -37,7 +37,16 @@ from preheat.decide.plan import (
 )
 from preheat.decide.refusals import with_contests, with_refusal
 from preheat.decide.statuses import foreign_fields, own_part
-from preheat.errors import GoingAway, InvalidSpec, Leaving, NotYet, Outdated, PreheatError, Unavailable
+from preheat.errors import (
+    GoingAway,
+    InvalidSpec,
+    Leaving,
+    NotInstalled,
+    NotYet,
+    Outdated,
+    PreheatError,
+    Unavailable,
+)
 from preheat.resources.metadata import Manifest
 from preheat.resources.names import digest, fit
 from preheat.resources.serving import as_stored, parse_controller_revision
@@ -105,7 +114,7 @@ class Writer:
         if isinstance(refusal, Leaving) and _is_recent(refusal, now):
             log.info("%s: %s", "/".join(_key_of(subject)), refusal)
             return LEAVING_SECONDS
-        if isinstance(refusal, NotYet | Outdated):
+        if isinstance(refusal, NotYet | NotInstalled | Outdated):
             log.info("%s: %s", "/".join(_key_of(subject)), refusal)
             return NOT_YET_SECONDS
         lasts = self._lasts(subject, refusal)
@@ -226,6 +235,9 @@ class Writer:
                     decided[key_of(made)] = made
                 elif isinstance(write, Delete):
                     decided.pop((write.kind, write.namespace, write.name), None)
+        except NotInstalled as error:
+            self._view.know_kind(error.kind, installed=False)
+            return error
         except PreheatError as error:
             return error
         return None

@@ -19,6 +19,7 @@ from preheat.controller.keys import cache_key_of, mounted_key, running_key
 from preheat.controller.view import Key, View, key_of, parents
 from preheat.decide.observed import DeploymentView, JobState, JobView, PodView
 from preheat.decide.orphans import is_spent
+from preheat.decide.traffic import RouteView
 from preheat.resources.metadata import Manifest
 from preheat.resources.names import volume_name
 
@@ -70,7 +71,13 @@ def _seen_of_volume(body: Manifest) -> object:
     return _seen_of_metadata(body), is_spent(body)
 
 
+def _seen_of_route(body: Manifest) -> object:
+    """Gateways write into its status when nothing that anybody reads has changed."""
+    return _seen_of_metadata(body), body.get("spec"), RouteView.from_body(body)
+
+
 _VIEWS: Mapping[str, Callable[[Manifest], object]] = {
+    "HTTPRoute": _seen_of_route,
     "Deployment": _seen_of_deployment,
     "Job": _seen_of_job,
     "PersistentVolume": _seen_of_volume,
@@ -252,6 +259,13 @@ def may_sleep(service: Manifest) -> bool:
     """Tell whether an LLMDeployment asks for scaling to zero, as it was written."""
     scaling = (service.get("spec") or {}).get("scaling") if isinstance(service.get("spec"), dict) else None
     return isinstance(scaling, dict) and scaling.get("scaleToZero") is True
+
+
+def asks_for_gateway(service: Manifest) -> bool:
+    """Tell whether an LLMDeployment asks for a route through a gateway, as it was written."""
+    spec = service.get("spec")
+    rollout = spec.get("rollout") if isinstance(spec, dict) else None
+    return isinstance(rollout, dict) and bool(rollout.get("gateway"))
 
 
 def _address(pod: Manifest | None) -> str | None:

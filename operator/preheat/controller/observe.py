@@ -46,6 +46,7 @@ from preheat.decide.observed import (
 from preheat.decide.orphans import OrphanObservation
 from preheat.decide.ownership import is_orphan
 from preheat.decide.sites import misses_image, resolved
+from preheat.decide.traffic import RouteObservation, is_of_a_revision
 from preheat.decide.wish import ServiceObservation, pinned_revisions
 from preheat.resources import caching, names
 from preheat.resources.caching import cache_key
@@ -109,6 +110,11 @@ async def observe_service(
         warmed=_warmed(service, view),
         narrow=_narrow(service, view),
         front=front.observe(service),
+        route=RouteObservation(
+            installed="HTTPRoute" not in view.absent,
+            live=view.get("HTTPRoute", service.namespace, service.name),
+            services=[body for body in view.children(parent, "Service") if is_of_a_revision(body)],
+        ),
     )
 
 

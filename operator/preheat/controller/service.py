@@ -13,7 +13,7 @@ from preheat.cluster.sidecars import Sidecars
 from preheat.config import OperatorConfig
 from preheat.controller.apply import Writer
 from preheat.controller.complaints import Complaints
-from preheat.controller.concern import ORPHANS, concerned, is_only_status
+from preheat.controller.concern import ORPHANS, asks_for_gateway, concerned, is_only_status
 from preheat.controller.front import Front
 from preheat.controller.lists import Lists
 from preheat.controller.loop import BACKOFF_SECONDS, Loops
@@ -78,6 +78,8 @@ class Controller:
         self._relisted: set[str] = set()
         self._relist = asyncio.Event()
         self._list_all_by = math.inf
+        self.kinds_changed = asyncio.Event()
+        """Set when a kind came or went: what watches it must know of it."""
 
     async def start(self) -> None:
         """List everything once, so that no pass begins with half a view, then start the loops.
@@ -87,6 +89,7 @@ class Controller:
         await self._kube.open()
         await self._list_all_at_last()
         self.view.on_change = self._wake
+        self.view.on_kind = self._kind_changed
         for kind in ("LLMDeployment", "ModelCache", "Node"):
             for key in sorted(self.view.keys(kind)):
                 self.loops.wake(key)
@@ -130,6 +133,15 @@ class Controller:
         for key in concerned(before, after, self.view):
             if key != author or not is_only_status(before, after):
                 self.loops.wake(key)
+
+    def _kind_changed(self, kind: str) -> None:
+        """Look at everybody who may use a kind that came or went, and have it watched, or no more."""
+        words = "is not installed any more" if kind in self.view.absent else "is installed now"
+        log.info("%s %s", kind, words)
+        self.kinds_changed.set()
+        for body in self.view.all("LLMDeployment"):
+            if asks_for_gateway(body):
+                self.loops.wake(key_of(body))
 
     def _wake_one(self, key: Key) -> None:
         self.loops.wake(key)

@@ -42,6 +42,8 @@ from preheat.decide.rollout import Phase, Step, told
 from preheat.decide.rollout.gather import Question
 from preheat.decide.sites import holding, misses_image
 from preheat.decide.target import Target
+from preheat.decide.traffic import Traffic
+from preheat.decide.traffic import events as events_of_traffic
 from preheat.decide.troubles import Trouble, sentence, trouble_of, what_to_do
 from preheat.decide.wish import ServiceObservation, Wish, runs, the_cache
 from preheat.resources.pod import selector
@@ -117,10 +119,13 @@ def telling_plan(
     scaled: Outcome | None = None,
     rollout: Rollout | None = None,
     target: Target | None = None,
+    traffic: Traffic | None = None,
     *,
     planned: bool = True,
 ) -> Plan:
     """Return the plan with these writes, and the status and events that tell of it.
+
+    ``traffic``: what is told of it; None: what was told stays.
 
     ``planned``: whether the planner was asked. Where it was not, what is told of a rollout stays as it is.
     """
@@ -142,6 +147,7 @@ def telling_plan(
     before = service.status
     renewal = renew(service.namespace, seen, wish).verdict
     rolling = _rollout_status(service, rollout, live, cache, now) if planned else before.rollout
+    routed = list(traffic.verdicts) if traffic is not None else _as_told(before, ConditionType.ROUTED)
     verdicts = [
         *say.summary(verdict, stuck=verdict.reason in STUCK),
         _accepted(service, wish),
@@ -153,6 +159,7 @@ def telling_plan(
         *fell_back,
         *_preflight(target),
         *going_back,
+        *routed,
     ]
     labels = ",".join(f"{key}={value}" for key, value in selector(service.name).items())
     status = LLMDeploymentStatus(
@@ -177,6 +184,7 @@ def telling_plan(
         scaling=_scaled(service, scaled),
         load_times=learn(before.load_times, live, before.ready_replicas, seen.warmed),
         rollout=rolling,
+        traffic=(list(traffic.status) if traffic.status else None) if traffic is not None else before.traffic,
         gpu_types=by_type,
         avoided_nodes=avoidance.nodes or None,
         children=_children(seen, ready),
@@ -196,6 +204,7 @@ def telling_plan(
             *_turns(before, going_back),
             *_passed_on(wish, writes),
             *told.events(before.rollout, rolling, wish.id, now),
+            *events_of_traffic({(c.type, c.reason) for c in before.conditions}, routed),
         ),
         min(
             POLL_SECONDS if on_the_way else RESYNC_SECONDS,
@@ -203,11 +212,21 @@ def telling_plan(
             max(1.0, wish.split.look_again_seconds or RESYNC_SECONDS),
             looks,
             _look_again(rollout),
+            traffic.look_again_seconds if traffic is not None else RESYNC_SECONDS,
         ),
         scaled,
         tuple(advice),
         _milestones(before, rolling, going_back, wish),
     )
+
+
+def _as_told(before: LLMDeploymentStatus, kind: ConditionType) -> list[Verdict]:
+    """Return a condition as it was told."""
+    return [
+        Verdict(kind, {"True": True, "False": False}.get(c.status), Reason(c.reason), c.message)
+        for c in before.conditions
+        if c.type == kind and c.reason in set(Reason)
+    ]
 
 
 def _milestones(

@@ -16,6 +16,7 @@ from preheat.decide.neighbours import WAITS
 from preheat.decide.observed import DeploymentView, NodeView, PodView, Reading, is_controlled_by
 from preheat.decide.quarantine import runs_on_quarantined
 from preheat.decide.target import Target
+from preheat.decide.traffic import RouteObservation
 from preheat.resources import caching, names, serving
 from preheat.resources.metadata import Manifest
 from preheat.resources.serving import Revision
@@ -47,6 +48,8 @@ class ServiceObservation:
     """The keys of caches that it may use whose serve volume shows their folder alone: made by an older release."""
     front: FrontObservation | None = None
     """What is known of the front; None where nobody looked."""
+    route: RouteObservation | None = None
+    """What is known of the way through gateways; None where nobody looked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ Canary     in steps of so many percent, with a pause after each; makes room as A
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from preheat.api.llmdeployment import RolloutStrategy
 from preheat.decide.rollout.moves import (
@@ -84,7 +85,8 @@ def blue_green(scene: Scene) -> Step:
     kept = keep(scene, 0 if is_done else scene.goal.replicas, heal=True)
     making = Making() if is_done else _room_where_needed(scene, kept, only_idle=True)
     why = "BlueGreen was asked for: all new replicas come up beside the old ones, which then go at once."
-    return _step(scene, without(kept, making.victims), ask_for_all(scene), Method.BLUE_GREEN, why, making)
+    step = _step(scene, without(kept, making.victims), ask_for_all(scene), Method.BLUE_GREEN, why, making)
+    return replace(step, share=100 if is_done else 0)
 
 
 def canary(scene: Scene) -> Step:
@@ -114,6 +116,7 @@ def canary(scene: Scene) -> Step:
         at.number,
         at.of,
         at.left_seconds,
+        at.share,
     )
 
 
