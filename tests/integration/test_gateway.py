@@ -72,6 +72,11 @@ def revision(api: API) -> str:
     return str((api.get("llmd", NAME) or {}).get("status", {}).get("revision", ""))
 
 
+def told(api: API) -> dict[str, int]:
+    status = (api.get("llmd", NAME) or {}).get("status", {})
+    return {share["revision"]: share["weight"] for share in status.get("traffic", ())}
+
+
 def bring_up(api: API, node: str, other_than: str = "") -> str:
     """Have the newest revision's pod run and be ready; return the revision."""
 
@@ -124,8 +129,7 @@ def test_a_route_of_its_own_with_weights_and_hands_of_others(api: API, node: str
         api.kubectl("patch", "llmd", NAME, "--type=merge", "-p", json.dumps({"spec": moved}))
         after = bring_up(api, node, before)
         api.until("the step's weight", lambda: weights(api) == {after: 10, before: 90}, 60)
-        told = {t["revision"]: t["weight"] for t in (api.get("llmd", NAME) or {})["status"]["traffic"]}
-        assert told == {after: 10, before: 90}
+        api.until("the status tells it", lambda: told(api) == {after: 10, before: 90})
 
         generation = route(api)["metadata"]["resourceVersion"]
         api.kubectl("annotate", "llmd", NAME, "test=looks-again")
@@ -138,7 +142,8 @@ def test_a_route_of_its_own_with_weights_and_hands_of_others(api: API, node: str
         assert len(pods(api, NAME)) == 2, "replicas are as they were"
         assert api.condition("llmd", NAME, "Available")["status"] == "True"
     with api.operator(command=SOON):
-        api.until("the operator starts without it", lambda: "is installed" not in api.log(), 5)
+        started = "Initial authentication has finished"
+        api.until("the operator has started without it", lambda: started in api.whole_log(), 30)
         install(api)
         api.until("it is back with the next full list", lambda: weights(api) == {after: 10, before: 90}, 60)
         assert "HTTPRoute is installed now" in api.whole_log()
