@@ -230,7 +230,8 @@ async def test_gateway_api_comes_late_and_goes_in_the_middle() -> None:
             assert kubelets.serving() == 2
 
 
-WRITES = 26
+WRITES = 23
+"""So many a rollout through a gateway takes, counted."""
 
 
 @pytest.mark.parametrize("write", range(1, WRITES + 1))
