@@ -151,7 +151,8 @@ def test_a_route_of_its_own_with_weights_and_hands_of_others(api: API, node: str
         api.kubectl("patch", "llmd", NAME, "--type=merge", "-p", changed)
         api.until("the route is gone with the field", lambda: not route(api), 30)
         api.until("and the Services", lambda: services(api) == [], 30)
-        take_away(api, NAME, node)
+        # After a definition went and came, Kubernetes' garbage collector looks at nothing until it has listed all kinds anew.
+        take_away(api, NAME, node, 180)
 
 
 def test_a_route_of_a_stranger_is_left_alone(api: API, node: str, gateway_api: None) -> None:
@@ -167,5 +168,6 @@ def test_a_route_of_a_stranger_is_left_alone(api: API, node: str, gateway_api: N
         api.until("its pods come all the same", lambda: len(pods(api, NAME)) == 1, 30)
         api.kubectl("delete", "httproute", NAME)
         api.until("then it is ours", lambda: weights(api) == {NAME: 100}, 60)
-        take_away(api, NAME, node)
+        # After a definition went and came, Kubernetes' garbage collector looks at nothing until it has listed all kinds anew.
+        take_away(api, NAME, node, 180)
         api.until("it goes with its owner", lambda: not route(api), 60)
