@@ -21,6 +21,7 @@ from preheat.decide.rollout.moves import (
     free_types,
     keep,
     make_room,
+    vacated_types,
     without,
 )
 from preheat.decide.rollout.state import Method, Phase, Room, Scene, Step
@@ -52,7 +53,7 @@ def in_place(scene: Scene) -> Step:
     if _keeps_all(scene, kept):
         making = _next_in_place(scene)
     kept = without(kept, making.victims)
-    vacated = [making.gpu_type, *free_types(scene)]
+    vacated = [making.gpu_type, *free_types(scene), *vacated_types(scene)]
     asked = ask_for(scene, max(scene.asked, wanted - sum(kept.values())), vacated)
     why = "InPlace was asked for: an old replica goes first, and a new one takes its GPU."
     return _step(scene, kept, asked, Method.IN_PLACE, why, making)
@@ -99,7 +100,7 @@ def canary(scene: Scene) -> Step:
     step = _step(
         scene,
         without(kept, making.victims),
-        ask_for(scene, at.replicas, free_types(scene)),
+        ask_for(scene, at.replicas, [*free_types(scene), *vacated_types(scene)]),
         Method.CANARY,
         why,
         making,
