@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from e2e.gateway.definitions import definition
+from e2e.cluster.gateway_api import definition
 from tests.integration.conftest import API, a_service, complete_warmers
 from tests.integration.test_avoidance import run
 from tests.integration.test_scaling import pods, take_away

@@ -1,1 +1,0 @@
-"""Gateway API where it is not our own: its definitions, out of its own Go module."""
