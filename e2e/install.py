@@ -9,7 +9,7 @@ from e2e.cluster import cache_directory
 from e2e.cluster.provider import ROOT
 from e2e.tools import helm
 
-NAMES = ("operator", "agent", "warmer", "triton-cpu", "model-store")
+NAMES = ("operator", "agent", "warmer", "front", "triton-cpu", "model-store")
 TAG = "dev"
 SYSTEM = "preheat-system"
 

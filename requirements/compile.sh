@@ -21,6 +21,7 @@ LINUX="--python-platform x86_64-manylinux_2_36"
 compile dev --universal --all-extras --group dev --group bench "$@" pyproject.toml
 compile operator $LINUX "$@" pyproject.toml
 compile agent $LINUX --constraint requirements/operator.lock "$@" requirements/agent.in
+compile front $LINUX --constraint requirements/operator.lock "$@" requirements/front.in
 compile warmer $LINUX --constraint requirements/operator.lock "$@" requirements/warmer.in
 compile mlflow-server --universal "$@" requirements/mlflow-server.in
 compile triton-cpu $LINUX --no-deps "$@" requirements/triton-cpu.in

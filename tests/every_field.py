@@ -25,6 +25,7 @@ from preheat.decide.observed import AgentReport, AgentState, DeploymentView, Rea
 from preheat.decide.plan import Apply, Delete, Plan, Write
 from preheat.decide.scaling import Memory
 from preheat.decide.serving import decide_service
+from preheat.decide.traffic import RouteObservation
 from preheat.decide.wish import ServiceObservation
 from preheat.resources import serving
 from preheat.resources.caching import cache_key, make_warmer, node_label, place_of
@@ -271,6 +272,33 @@ def is_held_back(scene: Scene) -> bool:
     return bool((plan.status or {})["revision"] == before.id)
 
 
+def route(*path: str) -> Where:
+    """What its HTTPRoute has at a path."""
+    return lambda scene: _at(children(scene, "HTTPRoute")[0]["spec"], path)
+
+
+def shares(scene: Scene) -> list[int]:
+    """What the new and the old revision get through a gateway once a replica of each is ready."""
+    service, before = _later_of(scene), _history()[-1]
+    pinned = [
+        m
+        for m in children(scene, "ControllerRevision")
+        if m["metadata"]["labels"][LABEL_REVISION] == revision_id(service)
+    ]
+    old = before["metadata"]["labels"][LABEL_REVISION]
+    pods = [
+        a_pod("new", revision_id(service), ready=True, ready_at=NOW),
+        a_pod("old", old, ready=True, ready_at=NOW),
+    ]
+    there = [DeploymentView.from_body(_that_served(before)),
+             replace(DeploymentView.from_body(_that_served(pinned[0])), replicas=1)]  # fmt: skip
+    seen = ServiceObservation(
+        NODES, there, pods, (), [*pinned, before], route=RouteObservation(installed=True)
+    )
+    plan = decide_service(service, seen, CONFIG, NOW)
+    return [told["weight"] for told in (plan.status or {})["traffic"]]
+
+
 def is_soaked(scene: Scene) -> bool:
     return any(
         ANNOTATION_SOAKED in m["metadata"]["annotations"]
@@ -301,6 +329,15 @@ SCALED = {"scaling": {"mode": "Predictive", "maxReplicas": 8}}
 def _canary(percent: int, pause: int) -> dict[str, Any]:
     steps = [{"percent": percent, "pauseSeconds": pause}, {"percent": 100}]
     return {"rollout": {"strategy": "Canary", "steps": steps}}
+
+
+def _gateway(**parent: Any) -> dict[str, Any]:
+    return {"rollout": {"gateway": {"parentRefs": [{"name": "public", **parent}]}}}
+
+
+def _weighted(weight: int) -> dict[str, Any]:
+    steps = [{"percent": 25, "pauseSeconds": 60, "weight": weight}, {"percent": 100}]
+    return {"replicas": 4, "rollout": {"strategy": "Canary", "steps": steps, **_gateway()["rollout"]}}
 
 
 def _scheduled(**given: Any) -> dict[str, Any]:
@@ -434,6 +471,24 @@ LLMDEPLOYMENT: dict[str, Field | OnlyValue] = {
         None,
     ),
     "spec.rollout.autoRollback": Field({"rollout": {"autoRollback": False}}, goes_back, False),
+    "spec.rollout.gateway.hostnames[]": Field(
+        {"rollout": {"gateway": {"hostnames": ["llama.example.com"]}}},
+        route("hostnames"),
+        ["llama.example.com"],
+        _gateway(),
+    ),
+    "spec.rollout.gateway.parentRefs[].name": Field(
+        _gateway(name="other"), route("parentRefs", "0", "name"), "other", _gateway()
+    ),
+    "spec.rollout.gateway.parentRefs[].namespace": Field(
+        _gateway(namespace="infra"), route("parentRefs", "0", "namespace"), "infra", _gateway()
+    ),
+    "spec.rollout.gateway.parentRefs[].port": Field(
+        _gateway(port=443), route("parentRefs", "0", "port"), 443, _gateway()
+    ),
+    "spec.rollout.gateway.parentRefs[].sectionName": Field(
+        _gateway(sectionName="https"), route("parentRefs", "0", "sectionName"), "https", _gateway()
+    ),
     "spec.rollout.preflight": Field({"rollout": {"preflight": "Report"}}, is_held_back, False),
     "spec.rollout.progressLimitFactor": Field(
         {"rollout": {"progressLimitFactor": 2}},
@@ -459,6 +514,7 @@ LLMDEPLOYMENT: dict[str, Field | OnlyValue] = {
         3,
         {"replicas": 4, **_canary(50, 60)},
     ),
+    "spec.rollout.steps[].weight": Field(_weighted(10), shares, [10, 90], _weighted(20)),
     "spec.rollout.strategy": Field(
         {"rollout": {"strategy": "BlueGreen"}},
         lambda scene: _at(scene.status, ("rollout", "chosen")),
@@ -659,7 +715,8 @@ def rendered(kind: str, spec: dict[str, Any]) -> Scene:
     history = _history()
     rolling = {"strategy", "steps", "paused"} & spec.get("rollout", {}).keys()
     before = [DeploymentView.from_body(_that_served(history[-1]))] if rolling else []
-    seen = ServiceObservation(NODES, before, (), (), history, scaling=scaling)
+    way = RouteObservation(installed=True)
+    seen = ServiceObservation(NODES, before, (), (), history, scaling=scaling, route=way)
     plan = decide_service(service, seen, CONFIG, NOW)
     return replace(plan, writes=(*plan.writes, Apply({"kind": "Later", "of": service})))
 

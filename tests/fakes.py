@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from preheat.cluster.kinds import KINDS
-from preheat.errors import Unavailable
+from preheat.errors import NotInstalled, Unavailable
 
 Key = tuple[str, str, str]
 
@@ -32,6 +32,8 @@ class FakeKube:
         self.keeps_foreign_status = False
         """Whether fields of a status that others wrote survive our apply, as they do on a real API server."""
         self.refuses: dict[str, Exception] = {}
+        self.absent: set[str] = set()
+        """Kinds that it does not have."""
         self.keys: dict[str, Any] | None = None
         """Those that sign tokens; None: it does not give them, and no node serves another."""
         self.watcher: Callable[[str, dict[str, Any]], None] | None = None
@@ -81,6 +83,8 @@ class FakeKube:
         return None
 
     async def list_all(self, kind: str) -> list[dict[str, Any]]:
+        if kind in self.absent:
+            raise NotInstalled(kind)
         return [copy.deepcopy(body) for key, body in sorted(self.store.items()) if key[0] == kind]
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
@@ -99,6 +103,8 @@ class FakeKube:
     async def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
         metadata = manifest["metadata"]
         key = (manifest["kind"], metadata.get("namespace", ""), metadata["name"])
+        if manifest["kind"] in self.absent:
+            raise NotInstalled(manifest["kind"])
         self._before(f"apply {manifest['kind']}")
         old = self.store.get(key) or self._new(key)
         body = self._save(key, _merge(old, manifest))
@@ -254,11 +260,18 @@ class FakeSidecars:
         self.told: dict[str, Any] = {}
         self.reports: dict[str, Any] = {}
         self.asked: list[str] = []
+        self.arrivals: dict[str, Any] = {}
+        """What each pod of the front tells, by its IP."""
+        self.fronts_asked = 0
         self.advice: list[Any] = []
 
     async def signals(self, addresses: dict[str, str]) -> dict[str, Any]:
         self.asked += addresses.values()
         return {key: self.told[ip] for key, ip in addresses.items() if ip in self.told}
+
+    async def fronts(self, addresses: dict[str, str]) -> dict[str, Any]:
+        self.fronts_asked += 1
+        return {key: self.arrivals[ip] for key, ip in addresses.items() if ip in self.arrivals}
 
     async def agents(self, addresses: dict[str, str]) -> dict[str, Any]:
         return {key: self.reports[ip] for key, ip in addresses.items() if ip in self.reports}

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from preheat.api.conditions import Reason
+from preheat.api.constants import COMPONENT_FRONT, LABEL_COMPONENT
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.parse import parse
 from preheat.decide.caching import lot
@@ -116,6 +117,11 @@ class Case:
         """Tell whether an object belongs to this case."""
         if key[0] == "PersistentVolume":
             return bool((body["spec"].get("claimRef") or {}).get("namespace") == self.id)
+        if (
+            key[0] == "EndpointSlice"
+            and (body["metadata"].get("labels") or {}).get(LABEL_COMPONENT) != COMPONENT_FRONT
+        ):
+            return False  # Kubernetes' own, under another name each time
         return key[1] == self.id or (key[0] == "Node" and key[2] in self.nodes)
 
     @property

@@ -95,6 +95,13 @@ IMAGES = {
             generate=_site_packages,
         ),
         Image(
+            name="front",
+            containerfile="runtime/front/Containerfile",
+            sources=("runtime/front/preheat_front",),
+            lock="requirements/front.lock",
+            generate=_site_packages,
+        ),
+        Image(
             name="warmer",
             containerfile="runtime/warmer/Containerfile",
             sources=("runtime/warmer/preheat_warmer",),

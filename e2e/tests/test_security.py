@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from preheat.api.constants import PORTS_OF_DEPLOYMENTS
 
 from e2e.cluster.local.archive import read_files, read_user
 from e2e.cluster.provider import ROOT
@@ -18,6 +19,8 @@ OPERATOR_PORTS = {"tcp 8080"}
 MODEL_PORTS = {"tcp 8000", "tcp 8001", "tcp 8002", "tcp 9080", "tcp loopback"}
 """The last: llama.cpp's own, which nobody outside the pod reaches, behind a random key (runtime/engines/triton)."""
 WARMER_PORTS = {"tcp 9081"}
+FRONT_PORTS = {"tcp 9083"}
+OF_DEPLOYMENTS = {f"tcp {port}" for port in PORTS_OF_DEPLOYMENTS}
 
 PORTS = """
 from pathlib import Path
@@ -102,6 +105,13 @@ def operator(cluster: Cluster) -> Pod:
 
 
 @pytest.fixture(scope="module")
+def front(cluster: Cluster) -> Pod:
+    cluster.kubectl("-n", SYSTEM, "rollout", "status", "deploy/preheat-front", "--timeout=60s")
+    pod, *_ = cluster.items("pods", "preheat.dev/component=front", SYSTEM)
+    return Pod(cluster, SYSTEM, pod["metadata"]["name"], "front")
+
+
+@pytest.fixture(scope="module")
 def warmer(cluster: Cluster) -> Iterator[Pod]:
     """One that is at work for as long as it is looked at."""
     node = cluster.provider.nodes()[1]
@@ -135,7 +145,10 @@ def strangers(cluster: Cluster) -> Iterator[dict[str, Pod]]:
     cluster.kubectl("delete", "namespace", STRANGERS, "--wait=true")
 
 
-def test_each_pod_listens_on_its_documented_ports_alone(operator: Pod, agent: Pod, warmer: Pod) -> None:
+def test_each_pod_listens_on_its_documented_ports_alone(
+    operator: Pod, agent: Pod, warmer: Pod, front: Pod
+) -> None:
+    assert {said for said in front.run(PORTS) if said not in OF_DEPLOYMENTS} == FRONT_PORTS
     assert set(operator.run(PORTS)) == OPERATOR_PORTS
     assert set(agent.run(PORTS)) == MODEL_PORTS
     assert set(warmer.run(PORTS)) == WARMER_PORTS
@@ -152,7 +165,13 @@ def test_no_program_can_change_its_own_files(request: pytest.FixtureRequest, whi
     pod.run(f"import os; os.remove({mine!r})")
 
 
-@pytest.mark.parametrize("which", ["operator", "agent", "engine", "warmer"])
+def test_the_front_can_write_nothing_at_all(front: Pod) -> None:
+    said = front.run(WRITE, "/x", "/tmp/x", "/etc/passwd", "/opt/preheat/x", "/var/x")
+    assert len(said) == 5
+    assert not [line for line in said if line.endswith(" written")], said
+
+
+@pytest.mark.parametrize("which", ["operator", "agent", "engine", "front", "warmer"])
 def test_no_program_is_or_becomes_anybody_else(request: pytest.FixtureRequest, which: str) -> None:
     pod: Pod = request.getfixturevalue(which)
     status = dict(

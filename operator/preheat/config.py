@@ -40,6 +40,8 @@ class OperatorConfig:
     hf_endpoint: str = "https://huggingface.co"
     neighbours: bool = True
     """Whether a node that has weights may serve them to others."""
+    front: bool = True
+    """Whether a front is installed that answers and counts requests for what is scaled to zero."""
     api_timeout_seconds: float = 30.0
     """How long the API server may take for one answer."""
     resync_seconds: float = 300.0
@@ -68,7 +70,7 @@ class OperatorConfig:
 def _read(name: str, value: str) -> Any:
     if name.endswith("_seconds"):
         return _seconds(name, value)
-    if name == "neighbours":
+    if name in {"neighbours", "front"}:
         return _switch(name, value)
     return _bytes(name, value) if "_bytes" in name else value
 

@@ -4,6 +4,7 @@ PreheatError
 ├─ InvalidSpec        the user must change something   -> condition Accepted=False, wait for a change
 ├─ Unavailable        a peer failed or throttled us    -> back off, last status kept
 │  ├─ NotYet          it does not know our kinds yet  -> the same, and nothing is said
+│  ├─ NotInstalled    no such kind in this cluster     -> there is none of it; the next pass goes without
 │  └─ Leaving         a child is being deleted        -> the same; said when it takes longer than a moment
 ├─ NotOwned           the name is taken by a stranger  -> condition with its name, look again soon
 └─ GoingAway          it or its namespace is deleted   -> nothing to do and nothing to say
@@ -12,7 +13,16 @@ anything else         a bug                            -> traceback in the log, 
 
 from datetime import datetime
 
-__all__ = ["GoingAway", "InvalidSpec", "Leaving", "NotOwned", "NotYet", "PreheatError", "Unavailable"]
+__all__ = [
+    "GoingAway",
+    "InvalidSpec",
+    "Leaving",
+    "NotInstalled",
+    "NotOwned",
+    "NotYet",
+    "PreheatError",
+    "Unavailable",
+]
 
 
 class PreheatError(Exception):
@@ -29,6 +39,14 @@ class Unavailable(PreheatError):  # noqa: N818
 
 class NotYet(Unavailable):
     """The API server does not know a kind yet whose definition was installed seconds ago."""
+
+
+class NotInstalled(Unavailable):
+    """The API server has no such kind. Only of those that a cluster may be without."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"{kind} is not installed in this cluster")
+        self.kind = kind
 
 
 class Leaving(Unavailable):

@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, cast
 
 import kopf
@@ -40,8 +40,8 @@ Saw = Callable[[str | None, Manifest], None]
 log = logging.getLogger(__name__)
 
 
-def registry(saw: Saw) -> kopf.OperatorRegistry:
-    """Return kopf's handlers: they pass on what they see."""
+def registry(saw: Saw, absent: Collection[str] = ()) -> kopf.OperatorRegistry:
+    """Return kopf's handlers: they pass on what they see. ``absent``: kinds that this cluster is without."""
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=handlers, id="login")
@@ -49,7 +49,7 @@ def registry(saw: Saw) -> kopf.OperatorRegistry:
         return kopf.login_via_client(**kwargs)
 
     for kind in KINDS.values():
-        if kind.watched:
+        if kind.watched and kind.name not in absent:
             _watch(handlers, kind, saw)
     return handlers
 
@@ -131,12 +131,19 @@ async def _start_and_watch(controller: Controller) -> None:
 
 
 async def watch_forever(controller: Controller) -> None:
-    """Watch until cancelled. When kopf ends, begin anew after 1, 2, 5, 10, 30, 60 s."""
+    """Watch until cancelled. When kopf ends, begin anew after 1, 2, 5, 10, 30, 60 s.
+
+    It looks only once which kinds there are. When one comes or goes it is ended, and begins anew at once.
+    """
     loop = asyncio.get_running_loop()
     failures = 0
     while True:
         started = loop.time()
-        words = await _Watching(controller.saw, controller.missed_something).until_it_ends()
+        controller.kinds_changed.clear()
+        watching = _Watching(controller.saw, controller.missed_something, controller.view.absent)
+        words = await _until_it_ends(watching, controller.kinds_changed)
+        if words is None:
+            continue
         if loop.time() - started > CALM_SECONDS:
             failures = 0
         delay = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
@@ -146,10 +153,28 @@ async def watch_forever(controller: Controller) -> None:
         await asyncio.sleep(delay)
 
 
+async def _until_it_ends(watching: "_Watching", kinds_changed: asyncio.Event) -> str | None:
+    """Return why watching ended by itself; None: it was ended, because there are other kinds to watch."""
+    loop = asyncio.get_running_loop()
+    ends, changes = loop.create_task(watching.until_it_ends()), loop.create_task(kinds_changed.wait())
+    try:
+        await asyncio.wait({ends, changes}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (ends, changes):
+            task.cancel()
+        outcome, _ = await asyncio.gather(ends, changes, return_exceptions=True)
+    if isinstance(outcome, asyncio.CancelledError):
+        return None
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
 class _Watching:
     """kopf from its start to its end, on a thread of its own."""
 
-    def __init__(self, saw: Saw, missed_something: Callable[[], None]) -> None:
+    def __init__(self, saw: Saw, missed_something: Callable[[], None], absent: Collection[str] = ()) -> None:
+        self._absent = absent
         self._loop = asyncio.get_running_loop()
         self._saw = saw
         self._missed_something = missed_something
@@ -188,7 +213,10 @@ class _Watching:
         failed: asyncio.Future[str] = self._inner[0].create_future()
         kopf_itself = self._inner[0].create_task(
             kopf.operator(
-                registry=registry(self._pass_on), settings=settings(), clusterwide=True, standalone=True
+                registry=registry(self._pass_on, self._absent),
+                settings=settings(),
+                clusterwide=True,
+                standalone=True,
             )
         )
         either: list[asyncio.Future[Any]] = [kopf_itself, failed]

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from preheat.api.constants import LABEL_MANAGED_BY, MANAGED_BY, PORT_FRONT, PORTS_OF_DEPLOYMENTS
 from preheat.api.gpu import GPUType
 from preheat.config import OperatorConfig
+from preheat.controller.concern import is_of_front
 from preheat.resources.caching import cache_key, make_warmer, place_of, tolerations
 from preheat.resources.neighbours import Near, Peer, audience, make_seeder
 from preheat.resources.places import places_for
 from preheat.resources.serving import make_deployment, make_service, render_revision
+from preheat_front.config import from_environment as front_config
 
 from e2e.rights import chart as render
 from tests.builders import a_cache, a_service
@@ -143,10 +146,56 @@ def chart() -> list[dict[str, Any]]:
     return render()
 
 
-def test_the_operator_is_restricted(chart: list[dict[str, Any]]) -> None:
-    (deployment,) = [body for body in chart if body["kind"] == "Deployment"]
-    assert breaches(deployment["spec"]["template"]["spec"]) == []
-    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+def deployments(chart: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {body["metadata"]["name"]: body for body in chart if body["kind"] == "Deployment"}
+
+
+def test_operator_and_front_are_restricted(chart: list[dict[str, Any]]) -> None:
+    found = deployments(chart)
+    assert sorted(found) == ["preheat", "preheat-front"]
+    for deployment in found.values():
+        assert breaches(deployment["spec"]["template"]["spec"]) == []
+    assert found["preheat"]["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_the_front_may_list_and_watch_slices_and_nothing_else(chart: list[dict[str, Any]]) -> None:
+    (role,) = [b for b in chart if b["kind"] == "ClusterRole" and b["metadata"]["name"] == "preheat-front"]
+    assert role["rules"] == [
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}
+    ]
+    accounts = [b["subjects"] for b in chart if b["kind"] == "ClusterRoleBinding"
+                and b["roleRef"]["name"] == "preheat-front"]  # fmt: skip
+    assert [subject["name"] for subjects in accounts for subject in subjects] == ["preheat-front"]
+    assert not [b for b in chart if b["kind"] in {"Role", "RoleBinding"}]
+
+
+def test_the_operator_finds_the_pods_of_the_front_and_both_know_the_same_ports(
+    chart: list[dict[str, Any]],
+) -> None:
+    front = deployments(chart)["preheat-front"]["spec"]["template"]
+    assert is_of_front(front)
+    assert front["metadata"]["labels"][LABEL_MANAGED_BY] == MANAGED_BY, "else it is not watched"
+    (container,) = front["spec"]["containers"]
+    assert [port["containerPort"] for port in container["ports"]] == [PORT_FRONT]
+    there = front_config({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"})
+    assert there.control_port == PORT_FRONT
+    assert range(there.first_port, there.last_port + 1) == PORTS_OF_DEPLOYMENTS
+    (policy,) = [
+        b for b in chart if b["kind"] == "NetworkPolicy" and b["metadata"]["name"] == "preheat-front"
+    ]
+    (rule,) = policy["spec"]["ingress"]
+    assert rule["ports"] == [
+        {"port": PORT_FRONT, "protocol": "TCP"},
+        {"port": there.first_port, "endPort": there.last_port, "protocol": "TCP"},
+    ]
+
+
+def test_without_a_front_nothing_of_it_is_there_and_the_operator_knows(chart: list[dict[str, Any]]) -> None:
+    without = render("--set", "front.enabled=false")
+    assert not [b for b in without if b["metadata"]["name"].endswith("-front")]
+    for body, said in ((chart, "true"), (without, "false")):
+        (container,) = deployments(body)["preheat"]["spec"]["template"]["spec"]["containers"]
+        assert [e["value"] for e in container["env"] if e["name"] == "PREHEAT_FRONT"] == [said]
 
 
 def test_rights_name_everything_and_no_secret(chart: list[dict[str, Any]]) -> None:
@@ -163,8 +212,7 @@ def test_a_typo_in_values_is_refused() -> None:
 
 
 def test_every_variable_that_the_chart_sets_is_read(chart: list[dict[str, Any]]) -> None:
-    (deployment,) = [body for body in chart if body["kind"] == "Deployment"]
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    (container,) = deployments(chart)["preheat"]["spec"]["template"]["spec"]["containers"]
     known = {f"PREHEAT_{name.upper()}" for name in OperatorConfig.__dataclass_fields__}
     known |= {"PREHEAT_LOG_FORMAT", "PREHEAT_PORT", "PREHEAT_DEBUG"}
     assert {entry["name"] for entry in container["env"]} <= known

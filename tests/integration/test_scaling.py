@@ -40,15 +40,24 @@ def events(api: API, reason: str) -> list[str]:
     return [event["message"] for event in found]
 
 
-def take_away(api: API, name: str, node: str) -> None:
+def asked_replicas(api: API, name: str) -> int | None:
+    """Return which spec.replicas the status tells of."""
+    status = (api.get("llmd", name) or {}).get("status") or {}
+    found: int | None = (status.get("scaling") or {}).get("askedReplicas")
+    return found
+
+
+def take_away(api: API, name: str, node: str, seconds: float = 60) -> None:
     """Delete a service and its node, and see all of it go: the next test finds nothing of it."""
     complete_warmers(api)  # a pod that nobody runs would hold its volumes
     api.kubectl("delete", "llmd", name)
     # A keeper would look after what its warmer may have left on the node's disk, and needs a volume for that.
     api.kubectl("delete", "node", node)
     kinds, mine = "deploy,pods,mc,controllerrevisions", f"preheat.dev/llmdeployment={name}"
-    api.until("children gone", lambda: not api.kubectl("get", kinds, "-l", mine, "-o", "name").split(), 60)
-    api.until("volumes gone", lambda: not [v for v in volumes(api) if v.startswith(f"{name}-")], 60)
+    api.until(
+        "children gone", lambda: not api.kubectl("get", kinds, "-l", mine, "-o", "name").split(), seconds
+    )
+    api.until("volumes gone", lambda: not [v for v in volumes(api) if v.startswith(f"{name}-")], seconds)
 
 
 def volumes(api: API) -> list[str]:
@@ -85,8 +94,8 @@ def test_who_scales_it_moves_nothing_and_is_told_so(api: API, node: str) -> None
     with api.operator():
         api.apply(a_service("mine", replicas=2, scaling=SCALED))
         api.until("two replicas", lambda: replicas(api, "mine") == 2)
-        # Until a status tells of a number, another one is the number to begin with.
-        api.until("a status", lambda: (api.get("llmd", "mine") or {}).get("status", {}).get("scaling"))
+        # A number that is changed before the first was told of is the first.
+        api.until("its number is told of", lambda: asked_replicas(api, "mine") == 2)
         api.kubectl("scale", "llmd/mine", "--replicas=4")
         api.until(
             "it was seen",

@@ -57,6 +57,16 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
     ): "The API server spells 1024Mi as 1Gi. Which of our wishes it spells otherwise is not "
     "remembered over a start: one apply finds out again that it changes nothing.",
     (
+        "create",
+        "events",
+        "bounded",
+    ): "That a number beyond a bound is not followed is an Event now, once.",
+    (
+        "patch",
+        "modelcaches",
+        "several",
+    ): "With replicas on two GPU types, which nodes get the weights before others is told now: an annotation, once.",
+    (
         "patch",
         "networkpolicies",
         "preheat-model-pods",

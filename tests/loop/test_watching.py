@@ -10,6 +10,7 @@ import pytest
 from preheat import handlers
 from preheat.controller.service import Controller
 from preheat.controller.telemetry import Metrics
+from preheat.controller.view import View
 from preheat.errors import Unavailable
 
 from tests.fakes import FakeKube
@@ -25,6 +26,8 @@ class Seer:
         self.metrics = Metrics()
         self.events: list[str | None] = []
         self.came = asyncio.Event()
+        self.view = View()
+        self.kinds_changed = asyncio.Event()
 
     def saw(self, event: str | None, body: dict[str, Any]) -> None:
         self.events.append(event)
@@ -47,7 +50,9 @@ def begins(monkeypatch: pytest.MonkeyPatch) -> list[Callable[..., Any]]:
             raise RuntimeError("Error in the watch-stream: 500")
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(handlers, "registry", lambda pass_on: SimpleNamespace(pass_on=pass_on))
+    monkeypatch.setattr(
+        handlers, "registry", lambda pass_on, absent: SimpleNamespace(pass_on=pass_on, absent=absent)
+    )
     monkeypatch.setattr(kopf, "operator", operator)
     return passed_on
 

@@ -62,7 +62,7 @@ def test_a_lock_names_hashes_and_no_place(lock: str) -> None:
         assert "://" not in line
 
 
-@pytest.mark.parametrize("name", ["operator", "agent", "warmer"])
+@pytest.mark.parametrize("name", ["operator", "agent", "front", "warmer"])
 def test_what_the_code_imports_is_in_the_images_lock(name: str) -> None:
     image = IMAGES[name]
     locked = set(re.findall(r"^([a-z0-9.-]+)==", (REPOSITORY / image.lock).read_text(), re.MULTILINE))

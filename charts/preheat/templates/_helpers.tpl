@@ -22,6 +22,18 @@ app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- end -}}
 
+{{- define "preheat.frontSelector" -}}
+app.kubernetes.io/name: preheat-front
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{- define "preheat.frontLabels" -}}
+{{ include "preheat.frontSelector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
+{{- end -}}
+
 {{- define "preheat.tag" -}}
 {{- .Values.images.tag | default .Chart.AppVersion -}}
 {{- end -}}

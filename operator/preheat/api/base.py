@@ -81,6 +81,32 @@ Name = Annotated[
     ),
 ]
 
+DNSLabel = Annotated[
+    str,
+    worded(
+        f"^{_LABEL}$",
+        "must be a name of a-z, 0-9 and '-', with a letter or digit at both ends",
+        min_length=1,
+        max_length=63,
+    ),
+]
+"""As Kubernetes names namespaces."""
+
+Hostname = Annotated[
+    str,
+    worded(
+        rf"^(\*\.)?{DNS_NAME}$",
+        "must be a host's name, without a scheme, a port or a path: a-z, 0-9, '-' and '.'; `*.` may stand before it",
+        (
+            "!self.matches(r'^[0-9]+([.][0-9]+){3}$')",
+            "must be a name, and no IP address: Gateway API routes none",
+        ),
+        min_length=1,
+        max_length=253,
+    ),
+]
+"""What Gateway API takes in an HTTPRoute's hostnames."""
+
 LabelKey = Annotated[
     str,
     worded(

@@ -41,6 +41,8 @@ class ConditionType(StrEnum):
     """Whether the spec's revision can run anywhere, as far as is known. Only there until a replica of it has a GPU."""
     FELL_BACK = "FellBack"
     """Replicas are on another GPU type than the first. Only there while it is True."""
+    ROUTED = "Routed"
+    """Whether the gateways take requests for it by its HTTPRoute. Only there with spec.rollout.gateway."""
 
 
 class Reason(StrEnum):
@@ -102,6 +104,11 @@ class Reason(StrEnum):
     PREFLIGHT_PASSED = "PreflightPassed"
     PREFLIGHT_FAILED = "PreflightFailed"
     FELL_BACK = "FellBack"
+    # through a gateway
+    ROUTED = "Routed"
+    ROUTE_PENDING = "RoutePending"
+    ROUTE_REFUSED = "RouteRefused"
+    GATEWAY_API_MISSING = "GatewayAPIMissing"
     # scaling
     DECIDING = "Deciding"
     SIGNALS_MISSING = "SignalsMissing"

@@ -25,6 +25,13 @@ COMPONENT_KEEPER: Final = "keeper"
 COMPONENT_SEEDER: Final = "seeder"
 COMPONENT_VERIFIER: Final = "verifier"
 COMPONENT_SCALER: Final = "scaler"
+COMPONENT_FRONT: Final = "front"
+
+LABEL_SERVICE_NAME: Final = "kubernetes.io/service-name"
+"""Kubernetes' own, on an EndpointSlice: the Service whose endpoints these are, beside those of other slices."""
+LABEL_SLICE_MANAGED_BY: Final = "endpointslice.kubernetes.io/managed-by"
+"""Kubernetes' own: its controller leaves alone what is not its own."""
+SLICE_MANAGED_BY: Final = "preheat.dev"
 
 ANNOTATION_APPLIED: Final = "preheat.dev/applied"
 """Hash of the manifest as we applied it: tells that our own wish changed, fields we dropped included."""
@@ -57,6 +64,14 @@ ANNOTATION_MEMORY_TIME: Final = "preheat.dev/scaling-memory-time"
 """When that was written."""
 ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 """Kubernetes' own, on a pod: of those that are as ready, a ReplicaSet deletes the one with the lowest first."""
+
+ANNOTATION_READY_AT: Final = "preheat.dev/ready-at"
+"""On the front's EndpointSlice: when a replica is expected to answer (RFC 3339); empty while none is on its way."""
+ANNOTATION_WAKES_IN: Final = "preheat.dev/wakes-in-seconds"
+"""On the front's EndpointSlice: how long waking takes nearly always; empty where it does not sleep, or nobody knows."""
+
+ANNOTATION_SHARE: Final = "preheat.dev/share"
+"""On an HTTPRoute: ``REVISION=PERCENT``, what the wanted revision is to get, whoever is ready. A pause holds it."""
 
 ANNOTATION_VERDICT: Final = "preheat.dev/verdict"
 """On a ControllerRevision: that its revision failed, why, and where was gone back to, as JSON."""
@@ -105,3 +120,6 @@ PORT_METRICS: Final = 8002
 PORT_AGENT: Final = 9080
 PORT_WARMER: Final = 9081
 PORT_SEEDER: Final = 9082
+PORT_FRONT: Final = 9083
+PORTS_OF_DEPLOYMENTS: Final = range(20000, 24000)
+"""On the front: one for each LLMDeployment that may be at zero. Below those that kernels give to clients (32768 on)."""

@@ -9,6 +9,8 @@ from pydantic import ConfigDict, Field, field_validator
 from preheat.api.base import (
     EXTENDED_RESOURCE,
     APIModel,
+    DNSLabel,
+    Hostname,
     Labels,
     LabelValue,
     Name,
@@ -152,6 +154,8 @@ def _beginnings(words: Iterable[str]) -> str:
 
 
 _OURS = f"^--?{_beginnings(_OUR_ARGUMENTS)}(=|$)"
+_EXPANDED = "^[^=]*[$][(]"
+"""An argument whose option, and not only its value, Kubernetes takes from a variable: `$(NAME)`."""
 _OUR_OPTIONS = {
     Backend.VLLM: ("model", "tokenizer", "load_format"),
     Backend.TENSORRT_LLM: ("model", "tokenizer", "load_format", "triton_config"),
@@ -174,6 +178,11 @@ def _without_options(backend: Backend, names: tuple[str, ...]) -> Rule:
 _OWN_ARGUMENTS = (
     f"must not set, in full or shortened, --{', --'.join(_OUR_ARGUMENTS)}: Preheat sets them, and the "
     "agent and the Service rely on them; leave them out"
+)
+
+_WRITTEN_OUT = (
+    "must not take an option's name from a variable, as it could be one that Preheat sets: write the name out, and the "
+    "variable after '=', for example --log-verbose=$(LEVEL)"
 )
 
 
@@ -217,7 +226,10 @@ class TypeRuntime(APIModel):
         Field(
             max_length=16,
             description="More command-line arguments for the engine on this type, after those of runtime.args.",
-            json_schema_extra=rules((f"!self.exists(a, a.matches('{_OURS}'))", _OWN_ARGUMENTS)),
+            json_schema_extra=rules(
+                (f"!self.exists(a, a.matches('{_OURS}'))", _OWN_ARGUMENTS),
+                (f"!self.exists(a, a.matches('{_EXPANDED}'))", _WRITTEN_OUT),
+            ),
         ),
     ] = []
     options: Annotated[
@@ -313,7 +325,11 @@ class RuntimeSpec(APIModel):
                     # An object that has them already keeps them, as long as its list stays as it is.
                     f"!self.exists(a, a.matches('{_OURS}')) || (oldSelf.hasValue() && oldSelf.value() == self)",
                     _OWN_ARGUMENTS,
-                )
+                ),
+                (
+                    f"!self.exists(a, a.matches('{_EXPANDED}')) || (oldSelf.hasValue() && oldSelf.value() == self)",
+                    _WRITTEN_OUT,
+                ),
             ),
         ),
     ] = []
@@ -700,6 +716,64 @@ class RolloutStep(APIModel):
             description="How long they must be ready before the next step, in seconds.",
         ),
     ] = 0
+    weight: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=100,
+            description="Share of the requests that come through the gateway for the new replicas, in percent, once "
+            "they are ready; left out, it is `percent`. Only with `rollout.gateway`.",
+        ),
+    ] = None
+
+
+class ParentReference(APIModel):
+    """A Gateway that the route is attached to, in the words of Gateway API's parentRefs."""
+
+    name: Annotated[Name, Field(description="The Gateway.")]
+    namespace: Annotated[
+        DNSLabel | None,
+        Field(
+            description="Its namespace; left out, the LLMDeployment's. Its listeners must allow routes from here."
+        ),
+    ] = None
+    section_name: Annotated[
+        Name | None, Field(description="One of its listeners; left out, all that allow the route.")
+    ] = None
+    port: Annotated[
+        int | None,
+        Field(ge=1, le=65_535, description="Its listeners on this port; left out, on any."),
+    ] = None
+
+
+class GatewaySpec(APIModel):
+    """Where requests come in through Gateway API: an HTTPRoute that gives each revision its share."""
+
+    parent_refs: Annotated[
+        list[ParentReference],
+        Field(
+            min_length=1,
+            max_length=8,
+            description="The Gateways that the HTTPRoute is attached to.",
+            json_schema_extra=rules(
+                (
+                    "self.all(p, self.exists_one(q, q.name == p.name "
+                    "&& (has(q.__namespace__) ? q.__namespace__ : '') == (has(p.__namespace__) ? p.__namespace__ : '') "
+                    "&& (has(q.sectionName) ? q.sectionName : '') == (has(p.sectionName) ? p.sectionName : '') "
+                    "&& (has(q.port) ? q.port : 0) == (has(p.port) ? p.port : 0)))",
+                    "must name each Gateway, listener and port once",
+                ),
+            ),
+        ),
+    ]
+    hostnames: Annotated[
+        list[Hostname],
+        Field(
+            max_length=16,
+            description="Of the Host header: requests for others are not for this model. Empty: whatever the listeners take.",
+            json_schema_extra={"x-kubernetes-list-type": "set"},
+        ),
+    ] = []
 
 
 class AnalysisSpec(APIModel):
@@ -733,6 +807,11 @@ class RolloutSpec(APIModel):
                 "`steps` and `strategy: Canary` go together: set both, or leave `steps` out",
                 ".steps",
             ),
+            (
+                "has(self.gateway) || !has(self.steps) || self.steps.all(s, !has(s.weight))",
+                "`weight` needs `gateway`: without one a Service gives every ready replica as much as any other",
+                ".steps",
+            ),
         )
     )
 
@@ -762,6 +841,10 @@ class RolloutSpec(APIModel):
                     "self.all(s, s.percent < 100 || !has(s.pauseSeconds) || s.pauseSeconds == 0)",
                     "must have no `pauseSeconds` with `percent: 100`: nothing comes after it",
                 ),
+                (
+                    "self.all(s, s.percent < 100 || !has(s.weight) || s.weight == 100)",
+                    "must have no `weight` but 100 with `percent: 100`: no old replica is left then",
+                ),
             ),
         ),
     ] = []
@@ -771,6 +854,14 @@ class RolloutSpec(APIModel):
             description="Leaves old and new replicas as they are. What serves is healed and grows. Going back is not held up."
         ),
     ] = False
+    gateway: Annotated[
+        GatewaySpec | None,
+        Field(
+            description="Requests come through Gateway API: Preheat keeps an HTTPRoute of the LLMDeployment's name, by which "
+            "each revision gets its share. Left out, or where Gateway API is not installed, the Service gives every "
+            "ready replica as much as any other."
+        ),
+    ] = None
     revision_history_limit: Annotated[
         int,
         Field(ge=0, le=20, description="How many old revisions are kept, with their weights, to go back to."),
@@ -1073,6 +1164,13 @@ class RolloutStatus(APIModel):
     ] = None
 
 
+class TrafficStatus(APIModel):
+    """What a revision gets of the requests that come through the gateway."""
+
+    revision: Annotated[str, Field(max_length=63, description="The revision.")]
+    weight: Annotated[int, Field(ge=0, le=100, description="Its share, in percent.")]
+
+
 class GPUTypeStatus(APIModel):
     """The replicas of the wanted revision on one GPU type."""
 
@@ -1152,6 +1250,14 @@ class LLMDeploymentStatus(APIModel):
         LoadTimesStatus | None, Field(description="How long loads took, by kind and phase.")
     ] = None
     rollout: Annotated[RolloutStatus | None, Field(description="The rollout under way.")] = None
+    traffic: Annotated[
+        list[TrafficStatus] | None,
+        Field(
+            max_length=16,
+            description="What each revision gets through the gateway. Not there without `rollout.gateway`, without Gateway "
+            "API, or while no replica is ready.",
+        ),
+    ] = None
     gpu_types: Annotated[
         list[GPUTypeStatus] | None,
         Field(
@@ -1223,6 +1329,7 @@ __all__ = [
     "EngineName",
     "GPUSpec",
     "GPUTypeStatus",
+    "GatewaySpec",
     "HardwareSpec",
     "HealthSpec",
     "LLMDeployment",
@@ -1235,6 +1342,7 @@ __all__ = [
     "ModelSpec",
     "ObservedLoad",
     "Parallelism",
+    "ParentReference",
     "Precision",
     "PreflightPolicy",
     "Resources",
@@ -1249,5 +1357,6 @@ __all__ = [
     "ScalingStatus",
     "ScheduleSpec",
     "StorageTier",
+    "TrafficStatus",
     "TypeRuntime",
 ]

@@ -9,11 +9,13 @@ from preheat.api.parse import InvalidSpecError, parse
 from preheat.decide.autoscale import ScalingObservation
 from preheat.decide.capacity import GPUUse, gpus_held
 from preheat.decide.observed import Body, DeploymentView, NodeView, PodView, is_controlled_by, is_replica_of
+from preheat.decide.traffic import RouteObservation, is_of_a_revision
 from preheat.decide.wish import ServiceObservation
 from preheat.resources.metadata import Manifest
 
 KINDS = ("ControllerRevision", "Deployment", "ModelCache", "Pod")
-"""What is listed, besides nodes."""
+"""What is listed, besides nodes, and what a route through gateways is made of."""
+OF_ROUTES = ("HTTPRoute", "Service")
 
 
 def observation(
@@ -21,8 +23,13 @@ def observation(
     nodes: Sequence[NodeView],
     lists: Mapping[str, Sequence[Manifest]],
     scaling: ScalingObservation | None,
+    *,
+    gateway_api: bool = True,
 ) -> ServiceObservation:
-    """Return what the operator sees of a service, but for what agents and warmers tell."""
+    """Return what the operator sees of a service, but for what agents and warmers tell.
+
+    ``gateway_api``: whether the cluster has it.
+    """
     mine = {kind: [body for body in bodies if _is_of(body, service)] for kind, bodies in lists.items()}
     deployments = [body for body in mine.get("Deployment", ()) if is_controlled_by(body, service.uid)]
     names = {body["metadata"]["name"] for body in deployments}
@@ -35,6 +42,11 @@ def observation(
         children=[body for kind in KINDS[:-1] for body in mine.get(kind, ())],
         uses=_uses(lists.get("Pod", ()), service.spec.hardware.gpu.resource_name),
         scaling=scaling,
+        route=RouteObservation(
+            installed=gateway_api,
+            live=next((b for b in mine.get("HTTPRoute", ()) if b["metadata"]["name"] == service.name), None),
+            services=[body for body in mine.get("Service", ()) if is_of_a_revision(dict(body))],
+        ),
     )
 
 

@@ -21,7 +21,7 @@ from preheat.api.parse import InvalidSpecError, parse
 from preheat.cli import history, simulate, why
 from preheat.cli import plan as plans
 from preheat.cli import rollout as rollouts
-from preheat.cli.live import KINDS, observation
+from preheat.cli.live import KINDS, OF_ROUTES, observation
 from preheat.cli.status import is_ready, screen
 from preheat.cluster.kube import Kube
 from preheat.config import OperatorConfig
@@ -31,7 +31,7 @@ from preheat.decide.rollout.preview import preview, times_of
 from preheat.decide.scaling import Memory
 from preheat.decide.serving import decide_service, rollout_ahead
 from preheat.decide.wish import ServiceObservation
-from preheat.errors import InvalidSpec, PreheatError
+from preheat.errors import InvalidSpec, NotInstalled, PreheatError
 from preheat.resources.metadata import Manifest
 from preheat.resources.serving import Revision
 
@@ -217,9 +217,15 @@ async def _plan_one(kube: Kube, body: dict[str, Any], namespace: str, nodes: lis
             LLMDeployment, {"metadata": metadata, "spec": checked["spec"], "status": live.get("status")}
         )
         lists = {kind: await kube.list_all(kind) for kind in KINDS}
+    gateway_api = True
+    if service.spec.rollout.gateway is not None:
+        try:
+            lists |= {kind: await kube.list_all(kind) for kind in OF_ROUTES}
+        except NotInstalled:
+            gateway_api = False
     scaling = ScalingObservation(None, None, Memory(), service.status.scaling)
     external = service.spec.scaling.mode is ScalingMode.EXTERNAL
-    seen = observation(service, nodes, lists, None if external else scaling)
+    seen = observation(service, nodes, lists, None if external else scaling, gateway_api=gateway_api)
     config = OperatorConfig.from_environment(os.environ)
     now = datetime.now(UTC)
     plan = decide_service(service, seen, config, now)

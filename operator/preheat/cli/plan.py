@@ -1,12 +1,12 @@
 """``kubectl preheat plan``: what would happen, before it happens. The very decision that the operator makes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from preheat.api.template import AGENT, ENGINE, OWN_VOLUMES
 from preheat.decide.plan import Admit, Adopt, Apply, Delete, LabelNode, Plan, PricePod, Write
 
-_TOLD = {"Ready", "Accepted", "PreflightPassed", "FellBack"}
+_TOLD = {"Ready", "Accepted", "PreflightPassed", "FellBack", "Routed"}
 
 
 def lines(plan: Plan) -> list[str]:
@@ -23,8 +23,9 @@ def _line(write: Write) -> str:
         case Apply():
             spec = write.manifest.get("spec") or {}
             count = f" with {spec['replicas']} replicas" if "replicas" in spec else ""
-            pod = _pod(spec) if write.manifest["kind"] == "Deployment" else ""
-            return f"  apply   {write.manifest['kind']} {write.manifest['metadata']['name']}{count}{pod}"
+            tell = _MORE.get(write.manifest["kind"])
+            more = tell(spec) if tell is not None else ""
+            return f"  apply   {write.manifest['kind']} {write.manifest['metadata']['name']}{count}{more}"
         case Adopt():
             return f"  adopt   {write.live['kind']} {write.live['metadata']['name']}"
         case Delete():
@@ -46,3 +47,13 @@ def _pod(spec: Mapping[str, Any]) -> str:
     }
     told = "; ".join(f"{kind} {', '.join(names)}" for kind, names in parts.items() if names)
     return f", of the template: {told}" if told else ""
+
+
+def _weights(spec: Mapping[str, Any]) -> str:
+    """Return what a route gives to whom."""
+    backends = spec["rules"][0]["backendRefs"]
+    return " with " + ", ".join(f"{backend['weight']} % to Service {backend['name']}" for backend in backends)
+
+
+_MORE: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"Deployment": _pod, "HTTPRoute": _weights}
+"""What is worth saying of a child, by kind."""

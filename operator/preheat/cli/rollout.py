@@ -22,7 +22,7 @@ def lines(
         revision,
         f"  GPUs      {_gpus(question)}",
         f"  rollout   {way}: {found.why}",
-        *_moments(found.moments),
+        *_moments(found.moments, question),
         f"  serving   {_serving(found)}",
         f"  ends      {_end(found)}",
         f"  by        a load of {duration(times.load)}, {_source(observations)}; weights that are not there yet: "
@@ -36,16 +36,22 @@ def _gpus(question: Question) -> str:
     return f"{wanted}; the weights go to {', '.join(question.nodes_first) or 'no node'} first"
 
 
-def _moments(moments: tuple[Moment, ...]) -> list[str]:
+def _moments(moments: tuple[Moment, ...], question: Question) -> list[str]:
     rows = [
         f"    +{duration(moment.at_seconds) if moment.at_seconds else '0s':<7} old {moment.old:>3}  new {moment.new:>3}  "
-        f"answering {moment.serving:>3}  {moment.step.phase}"
+        f"answering {moment.serving:>3}  {_share(moment, question)}{moment.step.phase}"
         for moment in moments
     ]
     if len(rows) <= MOST_LINES:
         return rows
     half = MOST_LINES // 2
     return [*rows[:half], f"    ... {len(rows) - 2 * half} steps more", *rows[-half:]]
+
+
+def _share(moment: Moment, question: Question) -> str:
+    """Return what new replicas get through a gateway; nothing where there is none, or where it goes by replicas."""
+    share = moment.step.share
+    return f"gateway {share:>3} %  " if question.limits.routed and share is not None else ""
 
 
 def _serving(found: Preview) -> str:

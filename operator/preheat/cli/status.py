@@ -14,6 +14,7 @@ _SHOWN = (
     ConditionType.PREFLIGHT_PASSED,
     ConditionType.WEIGHTS_READY,
     ConditionType.AVAILABLE,
+    ConditionType.ROUTED,
     ConditionType.READY,
 )
 
@@ -54,6 +55,9 @@ def screen(service: LLMDeployment, cache: ModelCache | None) -> list[str]:
         for told in status.gpu_types or []
     ]
     lines += _rollout(status.rollout)
+    if status.traffic:
+        shares = ", ".join(f"{one.weight} % to {one.revision}" for one in status.traffic)
+        lines.append(f"  gateway {shares}")
     lines += _weights(cache)
     loading = status.loading
     ready = condition(status.conditions, ConditionType.READY)

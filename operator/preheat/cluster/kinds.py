@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from preheat.api.constants import API_VERSION, LABEL_MANAGED_BY, MANAGED_BY
+from preheat.api.constants import API_VERSION, COMPONENT_FRONT, LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGED_BY
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import ModelCache
 
@@ -17,6 +17,8 @@ class Kind:
     namespaced: bool = True
     selector: str = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
     watched: bool = True
+    optional: bool = False
+    """Whether a cluster may be without it: then there are none of it, and nothing fails."""
 
     def path(self, namespace: str = "", name: str = "") -> str:
         """Return the URL path of the collection, or of one object."""
@@ -49,8 +51,16 @@ _ALL = (
     Kind("ControllerRevision", "apps/v1", "controllerrevisions"),
     Kind("Job", "batch/v1", "jobs"),
     Kind("Service", "v1", "services"),
+    # Kubernetes gives its own slices the labels of their Service: those are not ours.
+    Kind(
+        "EndpointSlice",
+        "discovery.k8s.io/v1",
+        "endpointslices",
+        selector=f"{LABEL_MANAGED_BY}={MANAGED_BY},{LABEL_COMPONENT}={COMPONENT_FRONT}",
+    ),
     Kind("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets"),
     Kind("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies"),
+    Kind("HTTPRoute", "gateway.networking.k8s.io/v1", "httproutes", optional=True),
 )
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}

@@ -24,7 +24,7 @@ from preheat.api.constants import ANNOTATION_DELETION_COST, ANNOTATION_ROLLBACK_
 from preheat.api.quantity import parse_count
 from preheat.cluster.kinds import EVENTS, KINDS
 from preheat.cluster.lanes import Lanes
-from preheat.errors import GoingAway, InvalidSpec, NotYet, Unavailable
+from preheat.errors import GoingAway, InvalidSpec, NotInstalled, NotYet, Unavailable
 from preheat.resources.metadata import Manifest
 
 CONNECT_SECONDS = 5.0
@@ -82,7 +82,10 @@ class Kube:
         return await self.list_in(kind, "")
 
     async def list_in(self, kind: str, namespace: str) -> list[Manifest]:
-        """Return every object of a kind that concerns us in a namespace; empty: in all of them."""
+        """Return every object of a kind that concerns us in a namespace; empty: in all of them.
+
+        Raises NotInstalled for a kind that a cluster may be without, and this one is.
+        """
         resource = KINDS[kind]
         query: list[tuple[str, str]] = [("limit", str(PAGE))]
         if resource.selector:
@@ -90,9 +93,14 @@ class Kube:
         items: list[Manifest] = []
         token = ""
         while True:
-            page = await self._call(
-                "GET", resource.path(namespace), [*query, *([("continue", token)] if token else [])]
-            )
+            try:
+                page = await self._call(
+                    "GET", resource.path(namespace), [*query, *([("continue", token)] if token else [])]
+                )
+            except _Missing as error:
+                if not resource.optional:
+                    raise
+                raise NotInstalled(kind) from error
             # Lists leave out what their items have in common.
             common = {"apiVersion": resource.api_version, "kind": kind}
             items.extend({**common, **item} for item in page.get("items") or ())
@@ -116,10 +124,18 @@ class Kube:
             return None
 
     async def apply(self, manifest: Manifest) -> Manifest:
-        """Make an object so, by server-side apply; return it as it is now."""
-        metadata = manifest["metadata"]
-        path = KINDS[manifest["kind"]].path(metadata.get("namespace", ""), metadata["name"])
-        return await self._write(path, manifest, APPLY)
+        """Make an object so, by server-side apply; return it as it is now.
+
+        Raises NotInstalled for a kind that a cluster may be without, and this one is.
+        """
+        metadata, kind = manifest["metadata"], KINDS[manifest["kind"]]
+        path = kind.path(metadata.get("namespace", ""), metadata["name"])
+        try:
+            return await self._write(path, manifest, APPLY)
+        except _Missing as error:
+            if not kind.optional or error.names_an_object:
+                raise
+            raise NotInstalled(kind.name) from error
 
     async def check(self, manifest: Manifest) -> Manifest:
         """Return an object as it would be if somebody applied it, and change nothing.
@@ -360,6 +376,9 @@ def _one_escape(found: re.Match[str]) -> str:
 class _Missing(Unavailable):
     """404. Never leaves this file, except from a write to a namespace that is going away."""
 
+    names_an_object = False
+    """Whether it is an object that is missing (a namespace), and not the kind: of that the API server says only the path."""
+
 
 class _Exists(Unavailable):
     """409 to a creation. Never leaves this file."""
@@ -384,7 +403,11 @@ def _translated(status: int, reason: str, body: Any, call: str) -> Exception:
         return NotYet(message)
     if status in {400, 422} or (status == 500 and any(words in message for words in _UNREADABLE)):
         return InvalidSpec(message)
-    return _Missing(message) if status == 404 else Unavailable(message)
+    if status != 404:
+        return Unavailable(message)
+    missing = _Missing(message)
+    missing.names_an_object = bool(_details(body).get("name"))
+    return missing
 
 
 def _is_terminating(body: Any) -> bool:
@@ -394,6 +417,15 @@ def _is_terminating(body: Any) -> bool:
         return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
     except (AttributeError, KeyError, TypeError, ValueError):
         return False
+
+
+def _details(body: Any) -> Mapping[str, Any]:
+    """Return what a Status object is about."""
+    try:
+        details = json.loads(body)["details"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return details if isinstance(details, dict) else {}
 
 
 def _words(body: Any) -> str:

@@ -1,4 +1,4 @@
-"""The door to the programs that run beside models and weights: agents and warmers, over HTTP by pod IP.
+"""The door to our programs in other pods: agents and warmers beside models and weights, and the front; over HTTP by pod IP.
 
 They are asked only while something is under way, and agents how much their model is asked where that decides the
 number of replicas. Silence is not an error: progress is then not known, and
@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from preheat.api.constants import PORT_AGENT, PORT_WARMER
-from preheat.decide.observed import AgentReport, Reading, WarmerReport
+from preheat.api.constants import PORT_AGENT, PORT_FRONT, PORT_WARMER
+from preheat.decide.observed import AgentReport, FrontReport, Reading, WarmerReport
 from preheat.decide.plan import Advise
 
 TIMEOUT_SECONDS = 2.0
@@ -30,8 +30,10 @@ REMEMBERED = 4096
 """Silent pods to remember; beyond that the oldest are forgotten."""
 ANSWER_LIMIT_BYTES = 65_536
 """A pod answers what it likes; we read no more than this."""
+FRONT_LIMIT_BYTES = 2**20
+"""The front tells of all deployments at once."""
 
-Report = TypeVar("Report", AgentReport, Reading, WarmerReport)
+Report = TypeVar("Report", AgentReport, FrontReport, Reading, WarmerReport)
 
 
 class Sidecars:
@@ -93,18 +95,25 @@ class Sidecars:
         """Return what the warmers say, by the caller's key. Keys whose warmer is silent are missing."""
         return await self._ask_all(addresses, PORT_WARMER, "/progress", WarmerReport.from_json)
 
+    async def fronts(self, addresses: Mapping[str, str]) -> dict[str, FrontReport]:
+        """Return who was asked for while nobody was there, by the caller's key. Keys whose pod is silent are missing."""
+        return await self._ask_all(
+            addresses, PORT_FRONT, "/arrivals", FrontReport.from_json, FRONT_LIMIT_BYTES
+        )
+
     async def _ask_all(
         self,
         addresses: Mapping[str, str],
         port: int,
         path: str,
         read: Callable[[Mapping[str, Any]], Report],
+        limit_bytes: int = ANSWER_LIMIT_BYTES,
     ) -> dict[str, Report]:
         lane = asyncio.Semaphore(AT_ONCE)
 
         async def ask(ip: str) -> Report | None:
             async with lane:
-                return await self._ask(f"http://{_host(ip, port)}{path}", read)
+                return await self._ask(f"http://{_host(ip, port)}{path}", read, limit_bytes)
 
         asked = {key: asyncio.create_task(ask(ip)) for key, ip in addresses.items()}
         if asked:
@@ -114,13 +123,15 @@ class Sidecars:
         answers = {key: task.result() for key, task in asked.items() if not task.cancelled()}
         return {key: report for key, report in answers.items() if report is not None}
 
-    async def _ask(self, url: str, read: Callable[[Mapping[str, Any]], Report]) -> Report | None:
+    async def _ask(
+        self, url: str, read: Callable[[Mapping[str, Any]], Report], limit_bytes: int
+    ) -> Report | None:
         times, until = self._silent.get(url, (0, 0.0))
         if self._clock() < until:
             return None
         started = self._clock()
         try:
-            report = await self._read(url, read)
+            report = await self._read(url, read, limit_bytes)
         except (httpx.ReadTimeout, httpx.ConnectTimeout, asyncio.CancelledError) as error:
             if self._clock() - started >= TIMEOUT_SECONDS / 2:
                 self._note_silence(url, times + 1)
@@ -132,14 +143,16 @@ class Sidecars:
         self._silent.pop(url, None)
         return report
 
-    async def _read(self, url: str, read: Callable[[Mapping[str, Any]], Report]) -> Report | None:
+    async def _read(
+        self, url: str, read: Callable[[Mapping[str, Any]], Report], limit_bytes: int
+    ) -> Report | None:
         async with self._http.stream("GET", url) as response:
             if response.status_code != httpx.codes.OK:
                 return None
             content = b""
             async for chunk in response.aiter_bytes():
                 content += chunk
-                if len(content) > ANSWER_LIMIT_BYTES:
+                if len(content) > limit_bytes:
                     return None
         return read(httpx.Response(200, content=content).json())
 

@@ -6,7 +6,7 @@ the cluster. A child that cannot be written does not keep the status from being 
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -37,10 +37,19 @@ from preheat.decide.plan import (
 )
 from preheat.decide.refusals import with_contests, with_refusal
 from preheat.decide.statuses import foreign_fields, own_part
-from preheat.errors import GoingAway, InvalidSpec, Leaving, NotYet, Outdated, PreheatError, Unavailable
+from preheat.errors import (
+    GoingAway,
+    InvalidSpec,
+    Leaving,
+    NotInstalled,
+    NotYet,
+    Outdated,
+    PreheatError,
+    Unavailable,
+)
 from preheat.resources.metadata import Manifest
 from preheat.resources.names import digest, fit
-from preheat.resources.serving import as_stored
+from preheat.resources.serving import as_stored, parse_controller_revision
 
 Subject = LLMDeployment | ModelCache
 
@@ -105,7 +114,7 @@ class Writer:
         if isinstance(refusal, Leaving) and _is_recent(refusal, now):
             log.info("%s: %s", "/".join(_key_of(subject)), refusal)
             return LEAVING_SECONDS
-        if isinstance(refusal, NotYet | Outdated):
+        if isinstance(refusal, NotYet | NotInstalled | Outdated):
             log.info("%s: %s", "/".join(_key_of(subject)), refusal)
             return NOT_YET_SECONDS
         lasts = self._lasts(subject, refusal)
@@ -211,14 +220,24 @@ class Writer:
     ) -> PreheatError | None:
         """Make the writes in order up to the first that fails; return why it did."""
         sure_until = self._clock() + SURE_SECONDS if subject is None or self._begins(subject) else 0.0
+        decided = {key_of(body): body for body in decided_from if body["kind"] in _OF_REVISIONS}
+        absent = frozenset[Key]()
         try:
             for write in writes:
                 if subject is not None and self._clock() > sure_until and self._changes(write):
                     await self._check_that_it_is_as_it_was(subject)
                     if self._moves_replicas(writes):
-                        await self._check_that_revisions_are_as_they_were(subject, writes, decided_from)
+                        absent = await self._check_that_revisions_are_as_they_were(subject, writes, decided)
                     sure_until = self._clock() + SURE_SECONDS
-                await self._write(write)
+                made = await self._write(write, absent if self._clock() <= sure_until else frozenset())
+                # What this pass made is what it goes on from.
+                if made is not None and made["kind"] in _OF_REVISIONS:
+                    decided[key_of(made)] = made
+                elif isinstance(write, Delete):
+                    decided.pop((write.kind, write.namespace, write.name), None)
+        except NotInstalled as error:
+            self._view.know_kind(error.kind, installed=False)
+            return error
         except PreheatError as error:
             return error
         return None
@@ -273,19 +292,20 @@ class Writer:
         )
 
     async def _check_that_revisions_are_as_they_were(
-        self, subject: Subject, writes: Sequence[Write], decided_from: Sequence[Manifest]
-    ) -> None:
-        """Ask for the revisions and their Deployments before replicas move.
+        self, subject: Subject, writes: Sequence[Write], decided: Mapping[Key, Manifest]
+    ) -> frozenset[Key]:
+        """Ask for the revisions and their Deployments before replicas move; return what is not there, and is to be made.
 
-        Raises Outdated when one is another than was decided from. Whether a revision failed lies on it, and how many
-        replicas each has on its Deployment, and neither in the object: an operator that was stopped while another worked
-        may have heard of the new spec, and not yet of what became of it.
+        ``decided``: as they were decided from, or as this pass has made them. Raises Outdated when one is another than that.
+        Whether a revision failed lies on it, and how many replicas each has on its Deployment, and neither in the object: an
+        operator that was stopped while another worked may have heard of the new spec, and not yet of what became of it.
         """
-        decided = {key_of(body): body for body in decided_from if body["kind"] in _OF_REVISIONS}
         applied = {key_of(write.manifest) for write in writes if isinstance(write, Apply)}
-        changed = []
+        changed, absent = [], set[Key]()
         for key in sorted(decided.keys() | {key for key in applied if key[0] in _OF_REVISIONS}):
             live, known = await self._kube.get(*key), self._view.get(*key)
+            if live is None:
+                absent.add(key)
             if key in decided:
                 if live is not None:
                     self._view.put(live)
@@ -294,16 +314,18 @@ class Writer:
                 changed.append(_decided(live) != _decided(decided[key]))
             elif live is not None and is_controlled_by(live, subject.uid):
                 # Known already, and yet not observed: somebody took its labels. Then applying it mends that.
-                changed.append(self._view.put(live))
+                changed.append(self._view.put(live) and _decided(live) != _decided(known))
         if any(changed):
             raise Outdated("its revisions changed; looking at them anew")
+        return frozenset(absent)
 
-    async def _write(self, write: Write) -> None:
+    async def _write(self, write: Write, absent: Collection[Key] = ()) -> Manifest | None:
+        """Make a write; return the object that it has made or changed. ``absent``: what was asked for and is not there."""
         match write:
             case Apply():
-                await self._apply(write)
+                return await self._apply(write, absent)
             case Adopt():
-                await self._adopt(write)
+                return await self._adopt(write)
             case Delete():
                 self._metrics.writes.labels(write.kind, "delete").inc()
                 left = await self._kube.delete(write.kind, write.namespace, write.name, write.uid)
@@ -325,14 +347,15 @@ class Writer:
                 node = await self._kube.label_node(write.node, write.labels, write.version)
                 if node is not None:
                     self._view.put({"apiVersion": "v1", "kind": "Node", **node})
+        return None
 
-    async def _apply(self, write: Apply) -> None:
+    async def _apply(self, write: Apply, absent: Collection[Key]) -> Manifest | None:
         manifest = write.manifest
         key = key_of(manifest)
         live = self._view.get(*key)
         if live is None and write.once:
             live = await self._create(manifest, key)
-        elif live is None:
+        elif live is None and key not in absent:
             # Ask before the first write: the name may be taken by somebody whose object we do not watch.
             live = await self._kube.get(*key)
         if live is not None:
@@ -341,13 +364,14 @@ class Writer:
         if live is not None and (
             self._equal.get(key) == _both(manifest, live) or await self._is_well(write, live)
         ):
-            return
+            return None
         self._metrics.writes.labels(key[0], "apply").inc()
         result = await self._kube.apply(manifest)
         self._view.put(result)
         self._good_enough.pop(key, None)
         if differs(manifest, result):
             self._good_enough[key] = fingerprint(manifest, result)
+        return result
 
     async def _is_well(self, write: Apply, live: Manifest) -> bool:
         """Tell whether what is there may stay as it is: it is as it should be, or somebody contests it."""
@@ -455,12 +479,15 @@ class Writer:
 
 
 def _decided(body: Manifest | None) -> object:
-    """Return what tells one version of a revision or Deployment from another, but for a Deployment's status."""
+    """Return what is decided from of a revision or Deployment. A Deployment's status is not, nor what others annotate."""
     if body is None:
         return None
     metadata = body["metadata"]
-    version = metadata.get("generation" if body["kind"] == "Deployment" else "resourceVersion")
-    return metadata.get("uid"), version
+    if body["kind"] == "Deployment":
+        return metadata.get("uid"), metadata.get("generation")
+    about = (metadata.get(field) for field in ("uid", "labels", "ownerReferences", "deletionTimestamp"))
+    # A scaler's memory lies in the annotations of one that pins no revision.
+    return *about, parse_controller_revision(body) or (metadata.get("annotations"), body.get("data"))
 
 
 def _key_of(subject: Subject) -> Key:

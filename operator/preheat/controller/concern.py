@@ -6,8 +6,10 @@ from preheat.api.constants import (
     ANNOTATION_APPLIED,
     ANNOTATION_BUDGET,
     ANNOTATION_VERIFY,
+    COMPONENT_FRONT,
     LABEL_CACHE,
     LABEL_CACHE_NAMESPACE,
+    LABEL_COMPONENT,
     LABEL_DEPLOYMENT,
     NODE_LABEL_AVOIDED,
     NODE_LABEL_PREFIX,
@@ -15,8 +17,9 @@ from preheat.api.constants import (
 from preheat.controller.disks import avoided_nodes
 from preheat.controller.keys import cache_key_of, mounted_key, running_key
 from preheat.controller.view import Key, View, key_of, parents
-from preheat.decide.observed import DeploymentView, JobState, JobView
+from preheat.decide.observed import DeploymentView, JobState, JobView, PodView
 from preheat.decide.orphans import is_spent
+from preheat.decide.traffic import RouteView
 from preheat.resources.metadata import Manifest
 from preheat.resources.names import volume_name
 
@@ -68,7 +71,13 @@ def _seen_of_volume(body: Manifest) -> object:
     return _seen_of_metadata(body), is_spent(body)
 
 
+def _seen_of_route(body: Manifest) -> object:
+    """Gateways write into its status when nothing that anybody reads has changed."""
+    return _seen_of_metadata(body), body.get("spec"), RouteView.from_body(body)
+
+
 _VIEWS: Mapping[str, Callable[[Manifest], object]] = {
+    "HTTPRoute": _seen_of_route,
     "Deployment": _seen_of_deployment,
     "Job": _seen_of_job,
     "PersistentVolume": _seen_of_volume,
@@ -230,12 +239,48 @@ def _of_policy(before: Manifest | None, after: Manifest | None, view: View) -> l
     return [*_first("LLMDeployment", metadata["namespace"], view), ORPHANS]
 
 
+def _of_pod(before: Manifest | None, after: Manifest | None, view: View) -> list[Key]:
+    """Return its parents. One of the front concerns everybody whose clients may be sent there."""
+    if not is_of_front(after or before or {}):
+        return _of_child(before, after)
+    if _address(before) == _address(after):
+        return []
+    slices = (parent for body in view.all("EndpointSlice") for parent in parents(body))
+    fronted = (key_of(body) for body in view.all("LLMDeployment") if may_sleep(body))
+    return list(dict.fromkeys([*slices, *fronted]))
+
+
+def is_of_front(pod: Manifest) -> bool:
+    """Tell whether a pod is labelled as one of the front."""
+    return ((pod.get("metadata") or {}).get("labels") or {}).get(LABEL_COMPONENT) == COMPONENT_FRONT
+
+
+def may_sleep(service: Manifest) -> bool:
+    """Tell whether an LLMDeployment asks for scaling to zero, as it was written."""
+    scaling = (service.get("spec") or {}).get("scaling") if isinstance(service.get("spec"), dict) else None
+    return isinstance(scaling, dict) and scaling.get("scaleToZero") is True
+
+
+def asks_for_gateway(service: Manifest) -> bool:
+    """Tell whether an LLMDeployment asks for a route through a gateway, as it was written."""
+    spec = service.get("spec")
+    rollout = spec.get("rollout") if isinstance(spec, dict) else None
+    return isinstance(rollout, dict) and bool(rollout.get("gateway"))
+
+
+def _address(pod: Manifest | None) -> str | None:
+    """Return where a pod of the front can be reached, None while it cannot."""
+    view = PodView.from_body(pod, main="front") if pod is not None else None
+    return view.ip if view is not None and view.ready and not view.deleting else None
+
+
 _SPECIAL: Mapping[str, Callable[[Manifest | None, Manifest | None, View], list[Key]]] = {
     "LLMDeployment": _of_service,
     "ModelCache": _of_cache,
     "Deployment": _of_deployment,
     "Job": _of_job,
     "Node": _of_node,
+    "Pod": _of_pod,
     "PersistentVolume": _of_volume,
     "PersistentVolumeClaim": _of_volume,
     "NetworkPolicy": _of_policy,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from preheat.cluster.kube import Kube
 from preheat.controller.view import View
+from preheat.errors import NotInstalled
 
 SURE_SECONDS = 2.0
 """For so long after it was asked for, the cluster is taken to be as it was. A stopped process' clock goes on."""
@@ -29,9 +30,14 @@ class Lists:
         self._one_at_a_time = asyncio.Lock()
 
     async def read(self, kind: str) -> None:
-        """List a kind. What was known of it before and is not there is gone."""
+        """List a kind. What was known of it before and is not there is gone: all of it, where the kind itself is."""
         known = self._view.keys(kind)
-        self._view.replace(kind, await self._kube.list_all(kind), known)
+        try:
+            bodies, is_there = await self._kube.list_all(kind), True
+        except NotInstalled:
+            bodies, is_there = [], False
+        self._view.replace(kind, bodies, known)
+        self._view.know_kind(kind, installed=is_there)
 
     async def make_sure(self) -> None:
         """See to it that the view of all owners is no older than SURE_SECONDS.

@@ -23,6 +23,7 @@ from preheat.controller.disks import (
     what_is_corrupt,
     why_it_waits,
 )
+from preheat.controller.front import Front
 from preheat.controller.keys import cache_keys, parsed_cache, running_keys, serve_path, used_keys
 from preheat.controller.scaling import Scaling
 from preheat.controller.view import Key, View, key_of
@@ -45,6 +46,7 @@ from preheat.decide.observed import (
 from preheat.decide.orphans import OrphanObservation
 from preheat.decide.ownership import is_orphan
 from preheat.decide.sites import misses_image, resolved
+from preheat.decide.traffic import RouteObservation, is_of_a_revision
 from preheat.decide.wish import ServiceObservation, pinned_revisions
 from preheat.resources import caching, names
 from preheat.resources.caching import cache_key
@@ -59,6 +61,7 @@ async def observe_service(
     sidecars: Sidecars,
     complaints: Complaints,
     scaling: Scaling,
+    front: Front,
     now: datetime,
 ) -> ServiceObservation:
     """Gather what a pass over one LLMDeployment looks at.
@@ -106,6 +109,12 @@ async def observe_service(
         look_again=again,
         warmed=_warmed(service, view),
         narrow=_narrow(service, view),
+        front=front.observe(service),
+        route=RouteObservation(
+            installed="HTTPRoute" not in view.absent,
+            live=view.get("HTTPRoute", service.namespace, service.name),
+            services=[body for body in view.children(parent, "Service") if is_of_a_revision(body)],
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from preheat.controller.apply import Writer
 from preheat.controller.complaints import Complaints
 from preheat.controller.concern import ORPHANS
 from preheat.controller.disks import observe_node
+from preheat.controller.front import Front
 from preheat.controller.lists import Lists
 from preheat.controller.observe import observe_cache, observe_orphans, observe_service
 from preheat.controller.scaling import Scaling
@@ -35,6 +36,7 @@ class Reconciler:
     sidecars: Sidecars
     complaints: Complaints
     scaling: Scaling
+    front: Front
     writer: Writer
     config: OperatorConfig
     clock: Callable[[], datetime]
@@ -74,7 +76,9 @@ class Reconciler:
         except InvalidSpecError as problem:
             return await self._unreadable(parse_header(LLMDeployment, body), body, str(problem))
         now = self.clock()
-        seen = await observe_service(service, self.view, self.sidecars, self.complaints, self.scaling, now)
+        seen = await observe_service(
+            service, self.view, self.sidecars, self.complaints, self.scaling, self.front, now
+        )
         plan = decide_service(service, seen, self.config, now)
         self.scaling.took(service, seen.scaling, plan.scaled)
         self.turns.show(service, seen.pods, plan)

@@ -12,6 +12,7 @@ from datetime import datetime
 from preheat.api.constants import ANNOTATION_MEMORY, ANNOTATION_MEMORY_TIME
 from preheat.api.llmdeployment import LLMDeployment, ScalingMode
 from preheat.cluster.sidecars import Sidecars
+from preheat.controller.front import Front
 from preheat.controller.telemetry import Metrics
 from preheat.controller.view import Key, View
 from preheat.decide.autoscale import ASK_SECONDS, Outcome, ScalingObservation, Stored
@@ -20,6 +21,9 @@ from preheat.decide.observed import NodeView, PodView, is_controlled_by, parse_t
 from preheat.decide.scaling import Memory
 from preheat.decide.signals import Look
 from preheat.resources.names import scaler_name
+
+SOON_SECONDS = 1.0
+"""How soon to look again where somebody came before anything could be made of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +36,9 @@ class _Known:
 class Scaling:
     """Owned by one event loop."""
 
-    def __init__(self, sidecars: Sidecars, metrics: Metrics) -> None:
+    def __init__(self, sidecars: Sidecars, metrics: Metrics, front: Front) -> None:
         self._sidecars = sidecars
+        self._front = front
         self._metrics = metrics
         self._known: dict[Key, _Known] = {}
 
@@ -61,11 +66,14 @@ class Scaling:
         seen = replace(known.seen, stored=stored)
         seen = _with_room(seen, service, pods, room(service, nodes, uses, pods), view, now)
         wait = _wait_seconds(known, now)
-        if wait <= 0:
+        fronted = self._front.is_asked_for(service)
+        if wait <= 0 or (fronted and _sleeps(seen) and self._front.waits(service)):
             ready = {pod.uid: pod.ip for pod in pods if pod.ready and pod.ip and not pod.deleting}
             readings = await self._sidecars.signals(ready)
-            seen = replace(seen, look=Look(now.timestamp(), frozenset(ready), readings))
-            wait = ASK_SECONDS
+            # Nothing can be made of a first look: who came waits for the next.
+            came = self._front.take(service) if fronted and seen.before is not None else None
+            seen = replace(seen, look=Look(now.timestamp(), frozenset(ready), readings, fronted, came))
+            wait = SOON_SECONDS if fronted and self._front.waits(service) else ASK_SECONDS
         self._known[key] = known
         return replace(seen, next_look_seconds=wait)
 
@@ -92,6 +100,7 @@ class Scaling:
 
     def forget(self, key: Key) -> None:
         """Drop what is remembered of an object that is gone, or that somebody else scales."""
+        self._front.forget(key)
         if self._known.pop(key, None) is not None:
             self._metrics.forget_scaling(key[1], key[2])
 
@@ -132,6 +141,11 @@ def _stored(service: LLMDeployment, view: View) -> Stored | None:
     if ANNOTATION_MEMORY not in annotations:
         return None
     return Stored(annotations[ANNOTATION_MEMORY], parse_time(annotations.get(ANNOTATION_MEMORY_TIME)))
+
+
+def _sleeps(seen: ScalingObservation) -> bool:
+    """Tell whether no replica is wanted: then who comes is not to wait for the next look."""
+    return seen.before is not None and seen.decided is not None and seen.decided.wanted_replicas == 0
 
 
 def _wait_seconds(known: _Known, now: datetime) -> float:

@@ -13,7 +13,8 @@ from preheat.cluster.sidecars import Sidecars
 from preheat.config import OperatorConfig
 from preheat.controller.apply import Writer
 from preheat.controller.complaints import Complaints
-from preheat.controller.concern import ORPHANS, concerned, is_only_status
+from preheat.controller.concern import ORPHANS, asks_for_gateway, concerned, is_only_status
+from preheat.controller.front import Front
 from preheat.controller.lists import Lists
 from preheat.controller.loop import BACKOFF_SECONDS, Loops
 from preheat.controller.reconcile import Reconciler
@@ -55,17 +56,30 @@ class Controller:
         writer = Writer(kube, self.view, metrics, monotonic)
         complaints = Complaints(kube, monotonic)
         self._lists = Lists(kube, self.view, monotonic)
-        scaling = Scaling(sidecars, metrics)
+        self._front = Front(sidecars, self.view, config, self._wake_one, monotonic)
+        scaling = Scaling(sidecars, metrics, self._front)
         reconciler = Reconciler(
-            self.view, self._lists, sidecars, complaints, scaling, writer, config, clock, metrics.turns
+            self.view,
+            self._lists,
+            sidecars,
+            complaints,
+            scaling,
+            self._front,
+            writer,
+            config,
+            clock,
+            metrics.turns,
         )
         self._writer = writer
         self.loops = Loops(reconciler.reconcile, on_pass=self._on_pass, on_bug=reconciler.confess)
-        self._resync: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._uses_keys = config.neighbours
+        self._uses_front = config.front
         self._relisted: set[str] = set()
         self._relist = asyncio.Event()
         self._list_all_by = math.inf
+        self.kinds_changed = asyncio.Event()
+        """Set when a kind came or went: what watches it must know of it."""
 
     async def start(self) -> None:
         """List everything once, so that no pass begins with half a view, then start the loops.
@@ -75,18 +89,22 @@ class Controller:
         await self._kube.open()
         await self._list_all_at_last()
         self.view.on_change = self._wake
+        self.view.on_kind = self._kind_changed
         for kind in ("LLMDeployment", "ModelCache", "Node"):
             for key in sorted(self.view.keys(kind)):
                 self.loops.wake(key)
         self.loops.wake(ORPHANS)
-        self._resync = asyncio.get_running_loop().create_task(self._resync_forever(), name="resync")
+        create = asyncio.get_running_loop().create_task
+        self._tasks.append(create(self._resync_forever(), name="resync"))
+        if self._uses_front:
+            self._tasks.append(create(self._front.ask_forever(), name="front"))
         self._probe.ready = True
 
     async def stop(self) -> None:
         """Stop cleanly."""
         self._probe.ready = False
-        if self._resync is not None:
-            self._resync.cancel()
+        for task in self._tasks:
+            task.cancel()
         await self.loops.stop()
         await self._sidecars.close()
         await self._kube.close()
@@ -115,6 +133,18 @@ class Controller:
         for key in concerned(before, after, self.view):
             if key != author or not is_only_status(before, after):
                 self.loops.wake(key)
+
+    def _kind_changed(self, kind: str) -> None:
+        """Look at everybody who may use a kind that came or went, and have it watched, or no more."""
+        words = "is not installed any more" if kind in self.view.absent else "is installed now"
+        log.info("%s %s", kind, words)
+        self.kinds_changed.set()
+        for body in self.view.all("LLMDeployment"):
+            if asks_for_gateway(body):
+                self.loops.wake(key_of(body))
+
+    def _wake_one(self, key: Key) -> None:
+        self.loops.wake(key)
 
     async def _list_all_at_last(self) -> None:
         for failures in itertools.count():

@@ -103,6 +103,8 @@ class Turns:
         for pod in pods:
             healing = healing_of(pod)
             known = before.get(pod.uid)
+            if healing is None and known is None and pod.report is None and not pod.ready:
+                continue  # its agent is silent: it may be anywhere on the ladder
             if healing is None:
                 # A replica that is well is not asked. Its next illness begins at the foot of the ladder.
                 after[pod.uid] = 0 if pod.ready or known is None else known

@@ -57,6 +57,10 @@ class View:
 
     def __init__(self) -> None:
         self.on_change: Changed = lambda _before, _after, _author: None
+        self.on_kind: Callable[[str], None] = lambda _kind: None
+        """Told of a kind that came or went: of one that a cluster may be without."""
+        self.absent: frozenset[str] = frozenset()
+        """The kinds that the API server does not have."""
         self.issuer_keys: Manifest | None = None
         """The public keys that sign the cluster's tokens, None while they are not known."""
         self._objects: dict[Key, Manifest] = {}
@@ -66,6 +70,13 @@ class View:
         self._derived: dict[Key, dict[Callable[[Manifest], Any], Any]] = {}
         self._derived_lists: dict[str, dict[Callable[[Manifest], Any], list[Any]]] = {}
         self._memos: dict[Key, Any] = {}
+
+    def know_kind(self, kind: str, *, installed: bool) -> None:
+        """Note whether the API server has a kind."""
+        before = self.absent
+        self.absent = before - {kind} if installed else before | {kind}
+        if before != self.absent:
+            self.on_kind(kind)
 
     def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """Return an object, None when it is not there."""

@@ -159,7 +159,7 @@ def decide_scaling(
         near = next_load.tier is not StorageTier.COLD
         loading = _loading(holds - ready, pods, load, now, weights_there=near)
         window = signals.window(seen.before, seen.look, loading, seen.available)
-        sample = _as_wanted(window.sample, holds, ready)
+        sample = _as_wanted(window.sample, holds, ready, seen, policy)
         said, memory = recommend(policy, [sample], seen.memory, now.timestamp())
         counts = what_counts(policy, sample, said, holds, now.timestamp())
         if counts is not None:
@@ -198,15 +198,40 @@ def _by_schedule(said: Recommendation, scheduled: int) -> Recommendation:
     return replace(said, replicas=scheduled, reason=Reason.SCHEDULED, message=words, rejected=None)
 
 
-def _as_wanted(sample: Sample, holds: int, ready: int) -> Sample:
-    """Return a sample by the number that holds.
+def _as_wanted(sample: Sample, holds: int, ready: int, seen: ScalingObservation, policy: Policy) -> Sample:
+    """Return a sample by the number that holds, with those that the front turned away.
 
     More than that are there for a moment only: they leave, or a rollout's new ones take their places. While none is
-    wanted and none is there, nobody is asked anything: what comes is refused by the Service and seen by nobody.
+    there, who comes is counted by the front, and not known where it does not tell. Where there is no front and none is
+    wanted, nobody is asked anything: what comes is refused by the Service and seen by nobody.
     """
-    if holds == 0 and ready == 0:
-        return replace(sample, ready=0, arrivals=0.0, in_service=0.0, queued=0.0)
-    return replace(sample, ready=min(ready, holds))
+    came = _came_to_front(seen, policy)
+    if ready:
+        more = came or 0.0
+        arrivals = None if sample.arrivals is None else sample.arrivals + more
+        return replace(sample, ready=min(ready, holds), arrivals=arrivals)
+    if not _is_fronted(seen):
+        return replace(sample, ready=0, arrivals=0.0, in_service=0.0, queued=0.0) if holds == 0 else sample
+    if came is None or (holds and seen.before is not None and seen.before.pods):
+        # In a window in which the last replica was lost, nobody knows how much it was asked.
+        return replace(sample, ready=0, arrivals=None, in_service=None, queued=None)
+    return replace(sample, ready=0, arrivals=came, in_service=0.0, queued=0.0)
+
+
+def _is_fronted(seen: ScalingObservation) -> bool:
+    return seen.look is not None and seen.look.fronted
+
+
+def _came_to_front(seen: ScalingObservation, policy: Policy) -> float | None:
+    """Return how many arrivals the front's count stands for, None where it does not tell.
+
+    At most as many as keep one replica busy: who is turned away comes again, and nobody knows who is who.
+    """
+    look, before = seen.look, seen.before
+    if look is None or look.turned_away is None or before is None:
+        return None
+    service = max(1.0, seen.memory.offered.service_seconds)
+    return min(look.turned_away, policy.slots * min(1.0, max(0.0, look.at - before.at) / service))
 
 
 def make_policy(service: LLMDeployment, load: Expected, slots: float, now: datetime) -> Policy:
@@ -365,8 +390,8 @@ def _inputs(inputs: Mapping[str, float]) -> dict[str, str]:
 
 
 def _blind_since(seen: ScalingObservation, sample: Sample, now: datetime) -> datetime | None:
-    """Return since when nothing is known of what is asked. With no replica there is nobody to tell."""
-    if sample.ready == 0 or sample.queued is not None:
+    """Return since when nothing is known of what is asked. With no replica there is nobody to tell but the front."""
+    if sample.queued is not None or (sample.ready == 0 and not _is_fronted(seen)):
         return None
     return seen.blind_since or now
 

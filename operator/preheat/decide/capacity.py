@@ -6,7 +6,7 @@ from datetime import datetime
 
 from preheat.api.constants import LABEL_DEPLOYMENT
 from preheat.api.llmdeployment import LLMDeployment
-from preheat.api.modelcache import Toleration
+from preheat.api.modelcache import PlacementSpec, Toleration
 from preheat.api.quantity import parse_count
 from preheat.decide.observed import Body, NodeView, PodView
 from preheat.decide.placement import matching_nodes
@@ -48,9 +48,14 @@ def gpus_held(pod: Body) -> dict[str, GPUUse]:
 
 def fitting_nodes(service: LLMDeployment, nodes: Sequence[NodeView]) -> list[NodeView]:
     """Return the nodes that a replica may run on: by GPU type, labels and taints, whatever is in use."""
+    return matching_nodes(replica_placement(service), nodes)
+
+
+def replica_placement(service: LLMDeployment) -> PlacementSpec:
+    """Return where a replica may run: where its weights may lie, and on nodes that are tainted for its GPU."""
     gpus = Toleration(key=service.spec.hardware.gpu.resource_name, operator="Exists")
     asked = wanted_placement(service)
-    return matching_nodes(asked.model_copy(update={"tolerations": [gpus, *asked.tolerations]}), nodes)
+    return asked.model_copy(update={"tolerations": [gpus, *asked.tolerations]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +136,14 @@ def too_large(service: LLMDeployment, nodes: Sequence[NodeView]) -> str | None:
     offers = [node.allocatable.get(gpu.resource_name, 0) for node in fitting_nodes(service, nodes)]
     if not offers or max(offers) >= gpu.count:
         return None
+    if max(offers) == 0:
+        who = "1 matching node offers" if len(offers) == 1 else f"{matching(len(offers))} offer"
+        return (
+            f"{who} no {gpu.resource_name} at all: a device plugin that is not up there, or another "
+            "`hardware.gpu.resourceName` than theirs."
+        )
     return (
-        f"One replica needs {gpu.count} {gpu.resource_name} on one node; the largest of {_nodes(len(offers))} "
+        f"One replica needs {gpu.count} {gpu.resource_name} on one node; the largest of {matching(len(offers))} "
         f"offers {max(offers)}. Lower `hardware.gpu.count`, or add a larger node."
     )
 
@@ -151,13 +162,14 @@ def in_numbers(service: LLMDeployment, nodes: Sequence[NodeView], uses: Sequence
     words = [f"{holder} holds {held[holder]}" for holder in ranked[:HOLDERS]]
     if len(ranked) > HOLDERS:
         words.append(f"{len(ranked) - HOLDERS} others {sum(held[h] for h in ranked[HOLDERS:])}")
-    rest = offered - sum(held.values())
+    rest = max(0, offered - sum(held.values()))  # a GPU that failed is held, and offered no more
     words.append(f"{rest} {'is' if rest == 1 else 'are'} free or held by pods that are not Preheat's")
     return (
-        f"One replica needs {gpu.count} {gpu.resource_name} on one node; {_nodes(len(fitting))} {'offers' if len(fitting) == 1 else 'offer'} "
+        f"One replica needs {gpu.count} {gpu.resource_name} on one node; {matching(len(fitting))} {'offers' if len(fitting) == 1 else 'offer'} "
         f"{offered}: {', '.join(words)}."
     )
 
 
-def _nodes(count: int) -> str:
+def matching(count: int) -> str:
+    """Say how many nodes match."""
     return "1 matching node" if count == 1 else f"{count} matching nodes"

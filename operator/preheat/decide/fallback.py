@@ -8,7 +8,10 @@ Nothing is remembered but what the Deployments ask for and how old a waiting pod
 
     waits for too long, or no node has the     the next type with room; else, after its patience, the next type that
     type at all                                could hold it (an autoscaler may add a node); else an earlier type with
-                                               room, once it has waited for ``BACK_SECONDS``
+                                               room on which none of ours is refused, once all that wait here have
+                                               waited for ``BACK_SECONDS``
+
+A node that has a GPU and gets the weights just now refuses nobody one, whatever full nodes beside it say.
 
 Worked example, types l4 (2 GPUs, taken by strangers) and a10g (1 GPU), patience 300 s, one replica:
 
@@ -31,6 +34,8 @@ from preheat.decide.placement import gpu_type_of
 BACK_SECONDS = 600.0
 """A replica that waits goes back to an earlier type no sooner: there it was refused a GPU before."""
 _WORDS = 512
+_LACKS_WEIGHTS = ("volume node affinity conflict", "PersistentVolume's node affinity")
+"""How schedulers, old and new, say of a node that all is well with it but that the weights are not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,10 @@ class _Type:
     """Whether replicas of other revisions hold GPUs of it: those are freed for the wanted one."""
     doubtful: int = 0
     """Of the scheduled: those that are to be replaced."""
+    youngest: float = 0.0
+    """For how long the newest of those without a GPU has waited: none whose pod is not made."""
+    warming: bool = False
+    """Whether the weights are on their way to one of its nodes."""
 
     @property
     def room(self) -> int:
@@ -91,12 +100,14 @@ def split_over_types(
     revision: str = "",
     now: datetime | None = None,
     doubtful: Collection[str] = (),
+    warming: Collection[str] = (),
 ) -> Split:
     """Return how many replicas of a revision each GPU type gets.
 
     ``doubtful``: names of pods that are to be replaced; of several that are too many they go first.
+    ``warming``: names of the nodes to which the weights are on their way.
     """
-    types = _types(service, nodes, deployments, pods, revision, now, doubtful)
+    types = _types(service, nodes, deployments, pods, revision, now, doubtful, warming)
     passings: list[Passing] = []
     _shrink(types, replicas)
     for gpu_type in types:
@@ -120,16 +131,18 @@ def _types(
     revision: str,
     now: datetime | None,
     doubtful: Collection[str],
+    warming: Collection[str],
 ) -> dict[GPUType, _Type]:
     gpu = service.spec.hardware.gpu
     fitting = fitting_nodes(service, nodes)
     existing = {gpu_type_of(node) for node in nodes}
+    # On a node that is gone a pod leaves for ever, and its GPU is nobody's: it is not waited for.
+    dead = {node.name for node in nodes if not node.ready}
     live = [pod for pod in pods if not pod.deleting]
     found = {}
     for gpu_type in gpu.types:
-        amounts = [
-            node.allocatable.get(gpu.resource_name, 0) for node in fitting if gpu_type_of(node) is gpu_type
-        ]
+        there = [node for node in fitting if gpu_type_of(node) is gpu_type]
+        amounts = [node.allocatable.get(gpu.resource_name, 0) for node in there]
         mine = [pod for pod in live if (pod.revision, pod.gpu_type) == (revision, gpu_type.value)]
         views = [v for v in deployments if (v.revision, v.gpu_type) == (revision, gpu_type.value)]
         waits = [
@@ -137,20 +150,34 @@ def _types(
             for pod in mine
             if now is not None and pod.created is not None and pod.unschedulable is not None
         ]
+        asked = sum(view.replicas for view in views) if views else len(mine)
         found[gpu_type] = _Type(
             offers=sum(amount // gpu.count for amount in amounts),
             exists=gpu_type in existing,
             largest=max(amounts, default=None),
-            asked=sum(view.replicas for view in views) if views else len(mine),
+            asked=asked,
             scheduled=sum(pod.scheduled for pod in mine),
             ready=sum(pod.ready for pod in mine),
             waits=sorted(waits, reverse=True),
             held_by_old=any(
-                pod.scheduled and pod.gpu_type == gpu_type.value and pod.revision != revision for pod in pods
+                pod.scheduled
+                and pod.gpu_type == gpu_type.value
+                and pod.revision != revision
+                and not (pod.deleting and pod.node in dead)
+                for pod in pods
             ),
             doubtful=sum(pod.scheduled and pod.name in doubtful for pod in mine),
+            youngest=_youngest(mine, now) if asked <= len(mine) else 0.0,
+            warming=any(node.name in warming for node in there),
         )
     return found
+
+
+def _youngest(mine: Sequence[PodView], now: datetime | None) -> float:
+    """Return for how long the newest pod without a GPU has been there; 0 when that is not known."""
+    made = [pod.created for pod in mine if not pod.scheduled]
+    ages = [(now - at).total_seconds() if now is not None and at is not None else 0.0 for at in made]
+    return min(ages, default=0.0)
 
 
 def _shrink(types: Mapping[GPUType, _Type], replicas: int) -> None:
@@ -182,12 +209,15 @@ def _pass_on(service: LLMDeployment, types: Mapping[GPUType, _Type], gpu_type: G
         goes_to = next((t for t in later if types[t].room > 0), None)
         if goes_to is None and patient:
             goes_to = next((t for t in later if _could_hold(service, types[t])), None)
-        if goes_to is None and patient and waited >= BACK_SECONDS:
-            goes_to = next((t for t in earlier if types[t].room > 0), None)
+        if goes_to is None and patient and there.youngest >= BACK_SECONDS:
+            # Where one of ours is refused a GPU the numbers are wrong, and two that changed places would go on doing so.
+            free = (t for t in earlier if types[t].room > 0 and not _refused(service, types[t]))
+            goes_to = next(free, None)
         if goes_to is None:
             continue
         there.asked -= 1
         types[goes_to].asked += 1
+        types[goes_to].youngest = 0.0
         why = (
             f"no node has a {gpu_type}"
             if not there.exists
@@ -205,7 +235,12 @@ def _refused(service: LLMDeployment, there: _Type) -> list[tuple[float, str]]:
     if not there.exists:
         unknown = [(0.0, "")] * max(0, there.without_gpu - len(there.waits))
         return [*there.waits, *unknown]
-    return [(age, words) for age, words in there.waits if resource in words or there.offers == 0]
+    return [
+        (age, words)
+        for age, words in there.waits
+        if there.offers == 0
+        or (resource in words and not (there.warming and any(told in words for told in _LACKS_WEIGHTS)))
+    ]
 
 
 def _could_hold(service: LLMDeployment, there: _Type) -> bool:
@@ -302,7 +337,7 @@ def words_of(told: Sequence[GPUTypeStatus] | None) -> str | None:
     if not told or not any(one.replicas for one in told[1:]):
         return None
     counts = ", ".join(f"{one.replicas} on {one.type}" for one in told if one.replicas)
-    whys = [f"{one.type}: {one.message}" for one in told if one.message]
+    whys = [f"{one.type}: {one.message.rstrip('. ')}" for one in told if one.message]
     first = told[0].type
     why = "; ".join(whys) or f"{first} had no room for them when they were placed"
     return f"Replicas: {counts}. {why}. Those that have their GPU stay there when {first} has room again."

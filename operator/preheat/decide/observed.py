@@ -267,6 +267,35 @@ class Reading:
         )
 
 
+Name = tuple[str, str]
+"""Namespace and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontReport:
+    """One answer of the front's /arrivals (runtime/front/README.md)."""
+
+    since: str
+    """Tells one process from the next: its counts began at zero then."""
+    arrivals: Mapping[Name, tuple[int, float]]
+    """How many requests came for whom, and how many seconds ago the last one did."""
+
+    @classmethod
+    def from_json(cls, body: Body) -> "FrontReport":
+        """Return the report. Raises KeyError, TypeError or ValueError for an answer that is none."""
+        told = [_mapping(one) for one in _mapping(body)["arrivals"]]
+        return cls(
+            since=str(body["since"])[:64],
+            arrivals={
+                (str(one["namespace"]), str(one["name"])): (
+                    int(_amount(one["count"])),
+                    _amount(one["secondsAgo"]),
+                )
+                for one in told
+            },
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class PodView:
     """A pod, as far as a decision needs it."""
@@ -683,11 +712,13 @@ __all__ = [
     "AgentState",
     "Body",
     "DeploymentView",
+    "FrontReport",
     "HealingReport",
     "JobState",
     "JobView",
     "KeeperReport",
     "Manifest",
+    "Name",
     "NodeView",
     "PodView",
     "Reading",

@@ -18,11 +18,11 @@ from preheat.api.conditions import Reason
 from preheat.api.gpu import LABEL_MEMORY
 from preheat.api.llmdeployment import Backend, LLMDeployment, Precision, PreflightPolicy
 from preheat.api.modelcache import ModelCache
-from preheat.decide.capacity import fitting_nodes
+from preheat.decide.capacity import fitting_nodes, matching, replica_placement
 from preheat.decide.judgement.judge import serving_ids
 from preheat.decide.observed import NodeView
-from preheat.decide.placement import gpu_type_of
-from preheat.decide.target import Target, as_it_was, way_back
+from preheat.decide.placement import gpu_type_of, untolerated
+from preheat.decide.target import Target, as_it_was, has_taken_over, way_back
 from preheat.decide.text import size
 from preheat.decide.wish import ServiceObservation
 from preheat.resources import caching
@@ -33,6 +33,8 @@ ENGINE_BYTES = 1 << 30
 """What an engine takes of each GPU's memory besides weights, at the very least: its CUDA context and its buffers."""
 SHRINK = 2
 """By so much weights can be smaller on the GPU than their files: FP32 that is loaded with 16 bits, or files that are there twice."""
+NAMED = 5
+"""So many labels and taints are named where no node fits."""
 _PASSING_TAINTS = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/")
 """Beginnings of the keys of taints that Kubernetes itself sets and takes back."""
 _SHRINKING_OPTIONS = ("quant", "offload", "4bit", "8bit", "load_format")
@@ -44,7 +46,9 @@ def with_preflight(
 ) -> Target:
     """Return the target with what is known before it goes out: held back where it cannot run and another revision can.
 
-    It is asked of the spec's revision alone, until a replica of it has a GPU. Raises InvalidSpec as the placement does.
+    It is asked of the spec's revision alone, until a replica of it has a GPU, and of none that has taken over: nodes that are
+    gone with its last replica may come back, and the revision before it is not started again for that. Raises InvalidSpec as
+    the placement does.
     """
     types = {gpu_type.value for gpu_type in service.spec.hardware.gpu.types}
     placed = any(
@@ -56,6 +60,7 @@ def with_preflight(
         or target.failure is not None
         or target.reason is Reason.ROLLBACK_REQUESTED
         or placed
+        or has_taken_over(stored, target.id)
     ):
         return target
     problem = obstacle(service, seen.nodes, seen.caches)
@@ -87,15 +92,16 @@ def _can_serve(
 def obstacle(service: LLMDeployment, nodes: Sequence[NodeView], caches: Iterable[ModelCache]) -> str | None:
     """Return why no node could ever take a replica, None when one could or when that is not known."""
     gpu = service.spec.hardware.gpu
-    fitting = fitting_nodes(service, [_at_its_best(node) for node in nodes])
+    best = [_at_its_best(node) for node in nodes]
+    fitting = fitting_nodes(service, best)
     if not fitting:
-        return f"{_no_node(service, nodes)}."
+        return f"{_no_node(service, best)}."
     offers = [node.allocatable.get(gpu.resource_name, 0) for node in fitting]
     unknown = any(offer == 0 for offer in offers)
     if max(offers) < gpu.count and not unknown:
         return (
             f"one replica needs {gpu.count} {gpu.resource_name} on one node, and the largest of "
-            f"{len(offers)} matching nodes offers {max(offers)}."
+            f"{matching(len(offers))} offers {max(offers)}."
         )
     large = [node for node, offer in zip(fitting, offers, strict=True) if offer >= gpu.count or offer == 0]
     return _too_little_memory(service, large, caches)
@@ -109,13 +115,21 @@ def _at_its_best(node: NodeView) -> NodeView:
 
 def _no_node(service: LLMDeployment, nodes: Sequence[NodeView]) -> str:
     types, there = service.spec.hardware.gpu.types, sorted({t for node in nodes if (t := gpu_type_of(node))})
-    of_type = sum(gpu_type_of(node) in types for node in nodes)
-    if of_type:
-        return (
-            f"{of_type} of {len(nodes)} nodes have {' or '.join(types)}, and none of them the labels that are asked for and "
-            "no taint that is not tolerated"
-        )
-    return f"none of {len(nodes)} nodes has {' or '.join(types)}; there are: {', '.join(there) or 'none that is known'}"
+    of_type = [node for node in nodes if gpu_type_of(node) in types]
+    if not of_type:
+        return f"none of {len(nodes)} nodes has {' or '.join(types)}; there are: {', '.join(there) or 'none that is known'}"
+    placement = replica_placement(service)
+    labels = sorted(f"{key}={value}" for key, value in placement.node_selector.items())
+    taints = sorted({taint.key for node in of_type for taint in untolerated(placement, node)})
+    return (
+        f"{len(of_type)} of {len(nodes)} nodes have {' or '.join(types)}, and none of them the labels that are asked for "
+        f"({_some(labels)}) and no taint that is not tolerated ({_some(taints)})"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}" if names else "none"
 
 
 def _too_little_memory(
@@ -135,7 +149,7 @@ def _too_little_memory(
     return (
         f"the weights take {size(files)} as files, so at the very least half of that on GPUs, {size(files // SHRINK)}: on "
         f"{count} {'GPU' if count == 1 else 'GPUs'} that is {size(needed - ENGINE_BYTES)} each, and {size(ENGINE_BYTES)} for "
-        f"the engine, {size(needed)} in all; the largest GPU of {len(nodes)} matching nodes has {size(best)} "
+        f"the engine, {size(needed)} in all; the largest GPU of {matching(len(nodes))} has {size(best)} "
         f"(label {LABEL_MEMORY})."
     )
 

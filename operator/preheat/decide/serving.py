@@ -1,6 +1,6 @@
 """LLMDeployment: one pass's decision, what is written. ``wish`` says what is wanted, ``telling`` what is said."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -11,6 +11,7 @@ from preheat.config import OperatorConfig
 from preheat.decide.autoscale import Outcome
 from preheat.decide.capacity import fitting_nodes
 from preheat.decide.fallback import warm_first
+from preheat.decide.front import decide_front
 from preheat.decide.judgement.failure import condemned_caches, failure_of, marked
 from preheat.decide.judgement.judge import (
     COMPARE_SECONDS,
@@ -31,6 +32,7 @@ from preheat.decide.rollout.gather import Question, gather
 from preheat.decide.rollout.told import finishing
 from preheat.decide.target import Target, as_it_was, choose_target, is_proven, is_soaked, way_back
 from preheat.decide.telling import Rollout, refusal, telling_plan
+from preheat.decide.traffic import Rolling, decide_traffic
 from preheat.decide.victims import COST, Scene, price
 from preheat.decide.wish import (
     ServiceObservation,
@@ -56,6 +58,7 @@ def decide_service(
     orphans = [body for body in seen.children if is_orphan(body)]
     target = choose_target(service, stored)
     wanted = serving.revision_id(service)
+    own_cache = names.cache_name(service.name, serving.cache_source(service), serving.cache_storage(service))
     try:
         target = with_preflight(service, seen, stored, target)
         service = as_it_was(service, stored, target)
@@ -85,21 +88,29 @@ def decide_service(
     question = _question(service, seen, wish, stored, target, now)
     step = next_step(question.observed, question.goal, question.rooms, question.limits)
     step = _announced(service, seen, step) if step else finishing(service, question)
-    old_replicas = _old_replicas(service, wish, seen, step)
+    left = {r.id for r in stored if failure_of(stored, r.id) is not None} | (
+        {wanted} if wish.going_back else set()
+    )
+    going = Rolling(wish.id, step, left - {wish.id}, wish.going_back)
+    traffic = decide_traffic(service, seen.route, seen.pods, seen.deployments, going, now)
+    old_replicas = _old_replicas(service, wish, seen, step, traffic.stay)
     renewal = renew(service.namespace, seen, wish)
     writes: list[Write] = [
         *_marks_of_predecessors(service, seen, stored, back, wish, now),
         *renewal.prices,
         *_prices_of_old(service, seen, question, old_replicas),
-        *_deletions(service, seen, stored, kept, wish, old_replicas),
+        *_deletions(service, seen, stored, kept, wish, old_replicas, own_cache if target.held else ""),
         *([] if target.holds else _condemned(service, seen, stored)),
-        *_applies(service, seen, wish, stored, old_replicas, renewal, config, _Rolling(step, question)),
+        *_applies(service, seen, wish, stored, old_replicas, renewal, config, _Under(step, question)),
+        *_front(service, seen, wish, scaled, now),
+        # Not before the others: where a route cannot be written, replicas move all the same.
+        *traffic.writes,
     ]
     if scaled is not None:
         prices = _prices(service, seen, wish, scaled, renewal, now)
         writes = [*prices, *writes, *_memory(service, scaled, now)]
     rollout = Rollout(question, step) if step else None
-    plan = telling_plan(service, seen, wish, writes, now, scaled, rollout, target)
+    plan = telling_plan(service, seen, wish, writes, now, scaled, rollout, target, traffic)
     if back is None or wish.id not in serving_ids(seen):
         return plan
     # An agent that is silent now may tell the next time.
@@ -151,7 +162,7 @@ def rollout_ahead(
 
 
 @dataclass(frozen=True, slots=True)
-class _Rolling:
+class _Under:
     """What a rollout asks for now; no step: nothing is under way."""
 
     step: Step | None
@@ -250,6 +261,17 @@ def _prices_of_old(
     return found
 
 
+def _front(
+    service: LLMDeployment, seen: ServiceObservation, wish: Wish, scaled: Outcome | None, now: datetime
+) -> list[Write]:
+    """Return what has clients told when to come again while no replica is ready."""
+    if seen.front is None:
+        return []
+    live = [pod for pod in seen.pods if not pod.deleting]
+    there = ready_nodes(wish, seen) > 0
+    return decide_front(service, seen.front, live, scaled, now, weights_there=there)
+
+
 def _memory(service: LLMDeployment, scaled: Outcome, now: datetime) -> list[Write]:
     """Return the write of what the scaler must not forget, when it is due. It comes last: nothing waits for it."""
     if scaled.keep is None:
@@ -268,19 +290,24 @@ def _kept_revisions(service: LLMDeployment, stored: Sequence[Revision], wish: Wi
 
 
 def _old_replicas(
-    service: LLMDeployment, wish: Wish, seen: ServiceObservation, step: Step | None
+    service: LLMDeployment, wish: Wish, seen: ServiceObservation, step: Step | None, stay: Collection[str]
 ) -> dict[str, int]:
     """Return how many replicas each Deployment of an old revision should have, by name.
 
     As many as it has until the new Deployments are there: what the API server refuses takes nobody's place.
+    ``stay``: revisions to which a gateway may still send requests. Those of their replicas that are ready stay.
     """
     there = {view.name for view in seen.deployments}
     wanted = {names.child_name(service.name, r.id, r.gpu_type) for r in wish.revisions}
     if wish.replicas > 0 and not wanted <= there:
         return {view.name: view.replicas for view in seen.deployments if view.revision != wish.id}
     asked = step.replicas if step is not None else {}
+    ready = [pod for pod in seen.pods if pod.ready and not pod.deleting and pod.revision in stay]
     return {
-        view.name: asked.get((view.revision, view.gpu_type), 0)
+        view.name: max(
+            asked.get((view.revision, view.gpu_type), 0),
+            min(view.replicas, sum(runs(view, pod) for pod in ready)),
+        )
         for view in seen.deployments
         if view.revision != wish.id
     }
@@ -293,16 +320,19 @@ def _deletions(
     kept: frozenset[str],
     wish: Wish,
     old_replicas: Mapping[str, int],
+    held_cache: str,
 ) -> list[Write]:
     """Return what may go: revisions beyond the history limit that run nothing, and caches nobody uses.
 
     And Deployments whose revision somebody deleted, once nothing of them is needed: they cannot be shrunk.
+    ``held_cache``: that of a revision that is held back, stored or not: without it nobody knew that it is too large, and it
+    would be begun again and again.
     """
     running = {view.revision for view in seen.deployments if view.replicas > 0}
     running |= {pod.revision for pod in seen.pods}
     running |= {view.revision for view in seen.deployments if old_replicas.get(view.name, 0) > 0}
     gone = {revision.id for revision in stored} - kept - running
-    used_caches = {r.cache for r in stored if r.id not in gone} | {wish.cache}
+    used_caches = {r.cache for r in stored if r.id not in gone} | {wish.cache, held_cache}
     pinned = {names.child_name(service.name, r.id, r.gpu_type) for r in stored}
     unpinned = {name for name, count in old_replicas.items() if count == 0 and name not in pinned}
     result: list[Write] = []
@@ -345,7 +375,7 @@ def _applies(
     old_replicas: Mapping[str, int],
     renewal: Renewal,
     config: OperatorConfig,
-    rolling: _Rolling,
+    rolling: _Under,
 ) -> list[Write]:
     writes: list[Write] = [
         # Old replicas go before new ones come: that frees their GPUs.
@@ -394,7 +424,7 @@ def _on_types_not_listed(seen: ServiceObservation, wish: Wish) -> dict[str, int]
 
 
 def _nodes_first(
-    service: LLMDeployment, seen: ServiceObservation, wish: Wish, rolling: _Rolling
+    service: LLMDeployment, seen: ServiceObservation, wish: Wish, rolling: _Under
 ) -> tuple[str, ...]:
     """Return the nodes that get the weights before others: those that a rollout takes next, and those of a later GPU type."""
     if wish.replicas == 0:

@@ -11,6 +11,8 @@ What is not known is None, never zero:
 
 The Service spreads requests evenly, so the pods that tell stand for those that do not, as long as they are at least
 half (``LEAST_SHARE``) of all that were there. With fewer, or with none, nothing is known.
+
+While no replica is ready the front is asked in their place (``decide/front.py``): it tells how many it turned away.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,6 +36,10 @@ class Look:
     """Unix seconds."""
     pods: frozenset[str]
     readings: Mapping[str, Reading] = field(default_factory=dict)
+    fronted: bool = False
+    """Whether a front counts who comes while no replica is ready."""
+    turned_away: float | None = None
+    """How many came to it since the look before; None: it does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,12 @@ def is_soaked(stored: Sequence[Revision], identity: str) -> bool:
     return any(ANNOTATION_SOAKED in r.marks for r in stored if r.id == identity)
 
 
+def has_taken_over(stored: Sequence[Revision], identity: str) -> bool:
+    """Tell whether a revision is known to be good, and none came after it."""
+    newest = max(stored, key=lambda r: r.number, default=None)
+    return newest is not None and newest.id == identity and is_soaked(stored, identity)
+
+
 def is_proven(stored: Sequence[Revision], identity: str) -> bool:
     """Tell whether it is remembered that a revision is good, or at least served."""
     return any(_is_proven(r) for r in stored if r.id == identity)

@@ -42,6 +42,8 @@ from preheat.decide.rollout import Phase, Step, told
 from preheat.decide.rollout.gather import Question
 from preheat.decide.sites import holding, misses_image
 from preheat.decide.target import Target
+from preheat.decide.traffic import Traffic
+from preheat.decide.traffic import events as events_of_traffic
 from preheat.decide.troubles import Trouble, sentence, trouble_of, what_to_do
 from preheat.decide.wish import ServiceObservation, Wish, runs, the_cache
 from preheat.resources.pod import selector
@@ -117,10 +119,13 @@ def telling_plan(
     scaled: Outcome | None = None,
     rollout: Rollout | None = None,
     target: Target | None = None,
+    traffic: Traffic | None = None,
     *,
     planned: bool = True,
 ) -> Plan:
     """Return the plan with these writes, and the status and events that tell of it.
+
+    ``traffic``: what is told of it; None: what was told stays.
 
     ``planned``: whether the planner was asked. Where it was not, what is told of a rollout stays as it is.
     """
@@ -142,17 +147,19 @@ def telling_plan(
     before = service.status
     renewal = renew(service.namespace, seen, wish).verdict
     rolling = _rollout_status(service, rollout, live, cache, now) if planned else before.rollout
+    routed = list(traffic.verdicts) if traffic is not None else _as_told(before, ConditionType.ROUTED)
     verdicts = [
         *say.summary(verdict, stuck=verdict.reason in STUCK),
         _accepted(service, wish),
         _weights(service, cache),
         _available(len(ready)),
-        *_scaling(service, scaled, now),
+        *_scaling(service, scaled, len(ready), now),
         *([renewal] if renewal is not None else []),
         *special,
         *fell_back,
         *_preflight(target),
         *going_back,
+        *routed,
     ]
     labels = ",".join(f"{key}={value}" for key, value in selector(service.name).items())
     status = LLMDeploymentStatus(
@@ -177,6 +184,7 @@ def telling_plan(
         scaling=_scaled(service, scaled),
         load_times=learn(before.load_times, live, before.ready_replicas, seen.warmed),
         rollout=rolling,
+        traffic=(list(traffic.status) if traffic.status else None) if traffic is not None else before.traffic,
         gpu_types=by_type,
         avoided_nodes=avoidance.nodes or None,
         children=_children(seen, ready),
@@ -196,6 +204,7 @@ def telling_plan(
             *_turns(before, going_back),
             *_passed_on(wish, writes),
             *told.events(before.rollout, rolling, wish.id, now),
+            *events_of_traffic({(c.type, c.reason) for c in before.conditions}, routed),
         ),
         min(
             POLL_SECONDS if on_the_way else RESYNC_SECONDS,
@@ -203,11 +212,21 @@ def telling_plan(
             max(1.0, wish.split.look_again_seconds or RESYNC_SECONDS),
             looks,
             _look_again(rollout),
+            traffic.look_again_seconds if traffic is not None else RESYNC_SECONDS,
         ),
         scaled,
         tuple(advice),
         _milestones(before, rolling, going_back, wish),
     )
+
+
+def _as_told(before: LLMDeploymentStatus, kind: ConditionType) -> list[Verdict]:
+    """Return a condition as it was told."""
+    return [
+        Verdict(kind, {"True": True, "False": False}.get(c.status), Reason(c.reason), c.message)
+        for c in before.conditions
+        if c.type == kind and c.reason in set(Reason)
+    ]
 
 
 def _milestones(
@@ -353,7 +372,7 @@ def _turns(before: LLMDeploymentStatus, verdicts: Sequence[Verdict]) -> list[Eve
     ]
 
 
-def _scaling(service: LLMDeployment, scaled: Outcome | None, now: datetime) -> list[Verdict]:
+def _scaling(service: LLMDeployment, scaled: Outcome | None, ready: int, now: datetime) -> list[Verdict]:
     """Say whether Preheat can decide the number of replicas; nothing where somebody else does."""
     if scaled is None:
         return []
@@ -366,6 +385,10 @@ def _scaling(service: LLMDeployment, scaled: Outcome | None, now: datetime) -> l
         f"Since {since} too few ready replicas tell how much they are asked: the number stays as it is. Look at "
         "port 9080, /signals, of the pods: agents of 0.1.0 have none and need a new revision, and an engine without "
         "metrics for the model tells nothing."
+        if ready
+        else f"Since {since} the front does not tell who comes while no replica is ready: the number stays as it is, but "
+        "for a schedule, and no request wakes the model. Look at its pods: kubectl -n PREHEAT get pods -l "
+        "preheat.dev/component=front."
     )
     return [Verdict(ConditionType.SCALING_ACTIVE, False, Reason.SIGNALS_MISSING, words)]
 

@@ -6,14 +6,17 @@ from datetime import datetime
 
 from preheat.api.gpu import GPUType
 from preheat.api.llmdeployment import LLMDeployment, StorageTier
-from preheat.api.modelcache import CacheMode, ModelCache
+from preheat.api.modelcache import CacheMode, ModelCache, NodeCacheState
 from preheat.config import OperatorConfig
 from preheat.decide.autoscale import NextLoad, Outcome, ScalingObservation, decide_scaling
 from preheat.decide.capacity import GPUUse
 from preheat.decide.fallback import Split, split_over_types
+from preheat.decide.front import FrontObservation
+from preheat.decide.neighbours import WAITS
 from preheat.decide.observed import DeploymentView, NodeView, PodView, Reading, is_controlled_by
 from preheat.decide.quarantine import runs_on_quarantined
 from preheat.decide.target import Target
+from preheat.decide.traffic import RouteObservation
 from preheat.resources import caching, names, serving
 from preheat.resources.metadata import Manifest
 from preheat.resources.serving import Revision
@@ -43,6 +46,10 @@ class ServiceObservation:
     """What is known of its scaling; None where somebody else decides the number."""
     narrow: Collection[str] = ()
     """The keys of caches that it may use whose serve volume shows their folder alone: made by an older release."""
+    front: FrontObservation | None = None
+    """What is known of the front; None where nobody looked."""
+    route: RouteObservation | None = None
+    """What is known of the way through gateways; None where nobody looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +155,29 @@ def _split(
     service: LLMDeployment, seen: ServiceObservation, identity: str, replicas: int, cache: str, now: datetime
 ) -> Split:
     """Return how replicas are split over GPU types. Those on weights that were put aside are the first to be too many."""
-    wrong = next((c.status.quarantined or [] for c in seen.caches if c.name == cache), [])
+    found = next((c for c in seen.caches if c.name == cache), None)
+    wrong = (found.status.quarantined if found is not None else None) or []
     bad = {pod.name for pod in seen.pods if runs_on_quarantined(pod, wrong)} if wrong else frozenset()
-    return split_over_types(service, replicas, seen.nodes, seen.deployments, seen.pods, identity, now, bad)
+    warming = _warming(found, seen) if len(service.spec.hardware.gpu.types) > 1 else frozenset()
+    return split_over_types(
+        service, replicas, seen.nodes, seen.deployments, seen.pods, identity, now, bad, warming
+    )
+
+
+def _warming(cache: ModelCache | None, seen: ServiceObservation) -> frozenset[str]:
+    """Return the nodes to which weights are on their way: any may be one, as long as none was chosen.
+
+    One where something is in the way, or where they are not to be had, is none of them.
+    """
+    if cache is None or cache.status.observed_generation is None:
+        return frozenset(node.name for node in seen.nodes)
+    ended = {NodeCacheState.READY, NodeCacheState.FAILED, NodeCacheState.EVICTING}
+    return frozenset(
+        node.name
+        for node in cache.status.nodes
+        if node.state not in ended
+        and (node.state is not NodeCacheState.PENDING or node.reason in {None, WAITS})
+    )
 
 
 def _deployment(service: LLMDeployment, seen: ServiceObservation, name: str) -> Manifest | None:

@@ -43,6 +43,16 @@ def scaler_name(service: str) -> str:
     return f"{service}-scaler"
 
 
+def front_name(service: str) -> str:
+    """Name of the EndpointSlice by which clients come to the front while no replica is ready."""
+    return fit(f"{service}-front", 63)
+
+
+def revision_service_name(service: str, revision: str) -> str:
+    """Name of the Service of one revision alone, which a gateway sends that revision's share to."""
+    return fit(f"{service}-{revision}", 63)
+
+
 def cache_name(service: str, source: dict[str, Any], storage: dict[str, Any] | None = None) -> str:
     """Name of the ModelCache that a service makes for itself. ``storage``: left out, or empty, for node disks."""
     return fit(f"{service}-{digest([source, storage] if storage else source, 8)}")

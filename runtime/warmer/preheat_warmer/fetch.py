@@ -326,6 +326,7 @@ class _Download:
 
     async def _fill(self, lane: Lane, pipe: Pipe) -> None:
         """Let a thread read and write, a turn at a time."""
+        pipe.wait_short(self._part.note_bytes)
         more = True
         while more:
             before = lane.at

@@ -27,10 +27,11 @@ READ_BYTES = 512 << 10
 HASH_BYTES = 1 << 20
 TURN_SECONDS = 0.1
 """How long a thread works before it reports: progress, speed limit and SIGTERM wait for that."""
-NOTE_BYTES_LEAST = 64 << 10
+NOTE_BYTES_LEAST = 16 << 10
 NOTE_BYTES_MOST = 1 << 20
 LOSS = 400
-"""A kill loses at most one part in so many of a file, all connections together; see note_bytes."""
+"""A kill loses at most one part in so many of a file, all connections together: of what is written and not noted,
+and again of what waits to be read; see note_bytes and Pipe.wait_short."""
 
 
 class Digest(Protocol):
@@ -62,7 +63,7 @@ class Lane:
 
 
 def note_bytes(size: int | None, connections: int) -> int:
-    """Return after how many bytes of a connection a line is noted: what a kill may lose of each."""
+    """Return after how many bytes of a connection a line is noted: what a kill may lose of each, twice (LOSS)."""
     each = (size or 0) // (LOSS * connections)
     return min(max(each, NOTE_BYTES_LEAST), NOTE_BYTES_MOST)
 
@@ -95,7 +96,8 @@ class Part:
         self.whole = folder / file.path
         self.path = folder / f"{file.path}{PART_SUFFIX}"
         self._note = folder / NOTES / hashlib.sha256(file.path.encode()).hexdigest()
-        self._note_bytes = note_bytes(file.size, connections)
+        self.note_bytes = note_bytes(file.size, connections)
+        """After how many bytes of a connection a line is noted."""
         self._fd = self._note_fd = -1
         self._noting = threading.Lock()
         self._hashing = threading.Lock()
@@ -165,7 +167,7 @@ class Part:
             self._hash_now(lane.at, left[:count])
             lane.at += count
             left = left[count:]
-        if lane.at - lane.noted >= self._note_bytes:
+        if lane.at - lane.noted >= self.note_bytes:
             self.note(lane)
 
     def _hash_now(self, at: int, piece: memoryview) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import socket
 import threading
 import time
 from collections import deque
@@ -13,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 BLOCK_BYTES = 64 << 10
+BUFFER_BYTES = 16 << 10
+"""What the kernel keeps for a connection before it is sent: what was never sent must not count as sent."""
 RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
@@ -111,6 +114,13 @@ class Origin:
         with self.changed:
             assert self.changed.wait_for(lambda: bool(self.requests(path)), seconds), self.asked
 
+    def wait_until_blocked(self, seconds: float = 20.0) -> None:
+        """Wait until no block got through for a while: nobody reads, and all buffers are full."""
+        deadline = time.monotonic() + seconds
+        with self.changed:
+            while self.changed.wait(0.5):
+                assert time.monotonic() < deadline, "somebody still reads"
+
     @contextmanager
     def running(self) -> Iterator["Origin"]:
         thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -207,6 +217,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         pass
+
+    def setup(self) -> None:
+        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+        super().setup()
 
     def handle(self) -> None:
         with suppress(ConnectionError):  # a killed client

@@ -84,6 +84,23 @@ def test_a_killed_download_goes_on_where_it_was(origin: Origin, start: Start, ca
     assert words["bytesFetched"] < len(content) * 0.6
 
 
+def test_a_kill_loses_little_also_of_what_waits_to_be_read(origin: Origin, start: Start, cache: Path) -> None:
+    """A source that is faster than the warmer fills every buffer in between."""
+    content = some_bytes(96 * MIB)
+    uri = origin.folder("m", {"a.gguf": content})
+    origin.bytes_per_second = 48 * MIB
+    run = start(uri)
+    origin.wait_until_sent("/m/a.gguf", len(content) // 2)
+    run.process.send_signal(signal.SIGSTOP)
+    origin.bytes_per_second = None
+    origin.wait_until_blocked()
+    run.kill(signal.SIGKILL)
+    start(uri).published()
+    assert tree(cache / "model")["a.gguf"] == content
+    twice = origin.sent["/m/a.gguf"] - len(content)
+    assert 0 < twice < len(content) // 100, f"{twice} bytes came twice"
+
+
 def test_killed_again_and_again_it_still_ends(origin: Origin, start: Start, cache: Path) -> None:
     content = some_bytes(24 * MIB)
     uri = origin.folder("m", {"a.gguf": content})

@@ -22,10 +22,9 @@ def pattern() -> str:
     runtime: Any = definitions()["llmdeployments.yaml"]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     for field in ("spec", "runtime", "args"):
         runtime = runtime["properties"][field]
-    (rule,) = runtime["x-kubernetes-validations"]
-    found = re.search(r"matches\('([^']*)'\)", rule["rule"])
-    assert found is not None
-    return found[1]
+    rules = runtime["x-kubernetes-validations"]
+    found = [re.search(r"matches\('([^']*)'\)", rule["rule"]) for rule in rules]
+    return "|".join(f"({pattern[1]})" for pattern in found if pattern is not None)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +33,7 @@ def pattern() -> str:
         "--http-port=9000", "--http-port", "--http-por=9000", "--model-control=none", "--allow-htt=false",
         "--http-address=127.0.0.1", "--model-repository=/data", "--model-store=/data", "--load-model=x", "--allow-metrics",
         "--exit-timeout-secs=0", "--grpc-restricted-protocol=x", "--metrics-port=1", "-http-port=9000", "--grpc-use-ssl=1",
+        "$(ANY)", "--$(ANY)=9000", "--http-$(ANY)", "-$(A)$(B)=1",
     ],
 )  # fmt: skip
 def test_what_is_preheats_own_is_refused(pattern: str, argument: str) -> None:
@@ -45,3 +45,5 @@ def test_what_is_not_is_not(pattern: str, option: str) -> None:
     assert not re.search(pattern, f"--{option}=1")
     assert not re.search(pattern, f"--{option}")
     assert not re.search(pattern, "true")
+    assert not re.search(pattern, f"--{option}=$(VALUE)")
+    assert not re.search(pattern, f"--{option}=a$(VALUE)=$(OTHER)")

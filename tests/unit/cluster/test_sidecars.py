@@ -1,12 +1,14 @@
 """Pods that hang, drip or lie delay nobody, and are asked less and less. Real sockets on loopback."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from preheat.api.constants import PORTS_OF_DEPLOYMENTS
 from preheat.cluster import sidecars
 from preheat.cluster.sidecars import Sidecars
 
@@ -56,6 +58,22 @@ async def asking(monkeypatch: pytest.MonkeyPatch, port: int) -> AsyncIterator[Si
 async def test_a_pod_that_answers_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     async with pod(drip=False) as (port, _), asking(monkeypatch, port) as client:
         assert (await client.agents({"a": "127.0.0.1"}))["a"].bytes_total == 2
+
+
+async def test_the_front_may_tell_of_every_deployment_at_once_and_of_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def told(many: int) -> int | None:
+        one = {"namespace": "n" * 63, "name": "m" * 52, "count": 10**6, "secondsAgo": 86_400.0}
+        said = [{**one, "name": f"{number:052}"} for number in range(many)]
+        body = json.dumps({"schema": 1, "since": "a", "arrivals": said}).encode()
+        async with pod(drip=False, body=body) as (port, _), asking(monkeypatch, port) as client:
+            monkeypatch.setattr(sidecars, "PORT_FRONT", port)
+            found = await client.fronts({"f": "127.0.0.1"})
+            return len(found["f"].arrivals) if found else None
+
+    assert await told(len(PORTS_OF_DEPLOYMENTS)) == len(PORTS_OF_DEPLOYMENTS)
+    assert await told(3 * len(PORTS_OF_DEPLOYMENTS)) is None
 
 
 async def test_pods_that_drip_hold_their_object_up_for_no_longer_than_the_time_limit(

@@ -54,6 +54,26 @@ def test_a_cache_that_a_person_made_concerns_those_who_use_it_or_may_come_to(vie
     assert woken(an_object("ModelCache", "weights"), view) == {WEIGHTS, service("uses"), service("new")}
 
 
+def test_a_pod_of_the_front_concerns_all_whose_clients_may_be_sent_there_and_only_when_it_can_be_reached(
+    view: View,
+) -> None:
+    view.put(an_object("EndpointSlice", "other-front", **{"preheat.dev/llmdeployment": "other"}))
+    asks = an_object("LLMDeployment", "new")
+    view.put({**asks, "metadata": {**asks["metadata"], "resourceVersion": "2"},
+              "spec": {"scaling": {"scaleToZero": True}}})  # fmt: skip
+
+    def pod(ip: str | None, ready: str = "True") -> dict[str, Any]:
+        status = {"podIP": ip, "conditions": [{"type": "Ready", "status": ready}]}
+        return an_object("Pod", "f", status, "preheat-system", **{"preheat.dev/component": "front"})
+
+    fronted = {service("other"), service("new")}
+    assert woken(pod("10.0.0.1"), view) == fronted
+    assert woken(pod("10.0.0.1"), view, pod(None, "False")) == fronted
+    assert woken(None, view, pod("10.0.0.1")) == fronted
+    assert woken(pod("10.0.0.1"), view, pod("10.0.0.1")) == set()
+    assert woken(pod(None, "False"), view) == set()
+
+
 def test_a_cache_that_a_service_made_concerns_that_service_only(view: View) -> None:
     mine = an_object("ModelCache", "mine", **{"preheat.dev/llmdeployment": "new"})
     assert woken(mine, view) == {("ModelCache", "ns", "mine"), service("new")}

@@ -88,6 +88,19 @@ def test_each_step_of_healing_is_counted_once(metrics: Metrics) -> None:
         assert shown(metrics, "healing_replicas") == sum(pod.report is not None for pod in pods)
 
 
+def test_steps_of_a_replica_that_was_silent_when_this_process_began_are_not_counted_again(
+    metrics: Metrics,
+) -> None:
+    for pods, want in (
+        ([a_pod("p")], [0, 0, 0]),
+        ([ill(2)], [0, 0, 0]),
+        ([a_pod("p")], [0, 0, 0]),
+        ([ill(3)], [0, 0, 1]),
+    ):
+        metrics.turns.show(SERVICE, pods, REST)
+        assert steps(metrics)[:3] == want
+
+
 def test_an_agent_that_says_nonsense_makes_no_series_without_end(metrics: Metrics) -> None:
     metrics.turns.show(SERVICE, [ill(0)], REST)
     metrics.turns.show(SERVICE, [ill(10**12)], REST)

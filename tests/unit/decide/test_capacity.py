@@ -19,6 +19,8 @@ TWO = a_service(hardware={"gpu": {"count": 2}})
         ([a_node(gpus=1, ready=False)], None),
         ([a_node(gpus=1)], "needs 2 nvidia.com/gpu on one node; the largest of 1 matching node offers 1"),
         ([a_node(gpus=1), a_node("n2", gpus=0)], "the largest of 2 matching nodes offers 1"),
+        ([a_node(gpus=0)], "1 matching node offers no nvidia.com/gpu at all: a device plugin that is not up"),
+        ([a_node(gpus=0), a_node("n2", gpus=0)], "2 matching nodes offer no nvidia.com/gpu at all"),
         (
             [a_node(gpus=1), a_node("n2", gpus=8, taints=(Taint("team", "x", "NoSchedule"),))],
             "the largest of 1 matching node offers 1",
@@ -37,6 +39,13 @@ def test_what_is_there_and_who_holds_it() -> None:
     assert in_numbers(TWO, nodes, uses) == (
         "One replica needs 2 nvidia.com/gpu on one node; 2 matching nodes offer 8: a/llama holds 4, b/qwen holds 1, "
         "3 are free or held by pods that are not Preheat's."
+    )
+
+
+def test_what_is_held_on_gpus_that_are_not_offered_any_more_is_not_free() -> None:
+    told = in_numbers(TWO, [a_node(gpus=1)], [GPUUse("n1", "a/llama", 2)])
+    assert told.endswith(
+        "1 matching node offers 1: a/llama holds 2, 0 are free or held by pods that are not Preheat's."
     )
 
 

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from preheat.api.constants import ANNOTATION_APPLIED, FIELD_MANAGER
 from preheat.api.gpu import GPUType
+from preheat.api.llmdeployment import LLMDeployment
+from preheat.api.modelcache import ModelCache
 from preheat.config import OperatorConfig
 from preheat.decide.capacity import SHORT_AFTER_SECONDS, Shortage, shortage
 from preheat.decide.fallback import BACK_SECONDS, Split, split_over_types, status_of, warm_first, words_of
@@ -17,16 +19,17 @@ from preheat.decide.observed import DeploymentView, NodeView, PodView, Taint
 from preheat.decide.plan import Adopt
 from preheat.decide.serving import decide_service
 from preheat.decide.target import Target, as_it_was
-from preheat.decide.wish import ServiceObservation
-from preheat.resources import serving
+from preheat.decide.wish import ServiceObservation, make_wish
+from preheat.resources import names, serving
 from preheat.resources.serving import revision_id
 
-from tests.builders import a_node, a_pod, a_service
+from tests.builders import a_cache, a_node, a_pod, a_service
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 L4, A10G, T4 = GPUType.NVIDIA_L4, GPUType.NVIDIA_A10G, GPUType.NVIDIA_T4
 FULL = "0/2 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) didn't match Pod's node affinity/selector."
 VOLUME = "0/2 nodes are available: 2 node(s) had volume node affinity conflict."
+BESIDE = "0/3 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) didn't match PersistentVolume's node affinity."
 PATIENCE = 300
 ONE_EACH = [a_node("l", gpus=1), a_node("a", "NVIDIA-A10G", gpus=1)]
 
@@ -50,10 +53,11 @@ def waits(name: str, gpu_type: GPUType, seconds: float, words: str = FULL) -> Po
 def split(
     replicas: int, nodes: Sequence[NodeView], deployments: Sequence[DeploymentView] = (), *pods: PodView,
     types: Sequence[GPUType] = (L4, A10G), patience: int = PATIENCE, doubtful: Sequence[str] = (),
+    warming: Sequence[str] = (),
 ) -> Split:  # fmt: skip
     gpu = {"types": [gpu_type.value for gpu_type in types], "patienceSeconds": patience}
     service = a_service(hardware={"gpu": gpu})
-    return split_over_types(service, replicas, nodes, deployments, pods, "r", NOW, doubtful)
+    return split_over_types(service, replicas, nodes, deployments, pods, "r", NOW, doubtful, warming)
 
 
 STAYS: dict[str, tuple[list[NodeView], Any]] = {
@@ -105,6 +109,68 @@ def test_weights_on_their_way_are_no_reason_to_go_on() -> None:
     assert split(1, ONE_EACH, asked(l4=1), waits("p", L4, 5000, VOLUME)).shares == {L4: 1, A10G: 0}
 
 
+@pytest.mark.parametrize(
+    ("words", "warming", "want"),
+    [
+        (BESIDE, ["l2"], L4),
+        (BESIDE.replace("didn't match PersistentVolume's", "had volume"), ["l2"], A10G),
+        (BESIDE.replace("didn't match PersistentVolume's node affinity", "had volume node affinity conflict"), ["l2"], L4),
+        (BESIDE, [], A10G),
+        (BESIDE, ["a"], A10G),
+        (FULL, ["l2"], A10G),
+    ],
+    ids=["on their way", "other words", "an old scheduler", "nowhere", "to another type", "all are full"],
+)  # fmt: skip
+def test_a_full_node_beside_one_that_gets_the_weights_is_no_reason_to_go_on(
+    words: str, warming: list[str], want: GPUType
+) -> None:
+    """One GPU is free, and the weights take longer than the patience to get there."""
+    nodes = [a_node("l1", gpus=1), a_node("l2", gpus=1), a_node("a", "NVIDIA-A10G", gpus=1)]
+    found = split(1, nodes, asked(l4=1), waits("p", L4, 5000, words), warming=warming)
+    assert found.shares == {**dict.fromkeys((L4, A10G), 0), want: 1}
+
+
+def told_cache(service: LLMDeployment, *nodes: dict[str, Any], observed: int | None = 1) -> ModelCache:
+    name = names.cache_name(service.name, serving.cache_source(service))
+    told = [{"percent": 1, **node} for node in nodes]
+    return a_cache(name, status={"observedGeneration": observed, "nodes": told, "desiredNodes": 1})
+
+
+@pytest.mark.parametrize(
+    ("told", "observed", "want"),
+    [
+        ({"name": "l2", "state": "Fetching"}, 1, L4),
+        ({"name": "l2", "state": "Pending"}, 1, L4),
+        ({"name": "l2", "state": "Pending", "reason": "WaitsForNeighbour"}, 1, L4),
+        ({"name": "l2", "state": "Pending", "reason": "Unauthorized"}, 1, A10G),
+        ({"name": "l2", "state": "Failed", "reason": "NotFound"}, 1, A10G),
+        ({"name": "l2", "state": "Evicting"}, 1, A10G),
+        ({"name": "a", "state": "Fetching"}, 1, A10G),
+        (None, None, L4),
+    ],
+)
+def test_where_weights_are_on_their_way_is_read_from_the_cache(
+    told: dict[str, Any] | None, observed: int | None, want: GPUType
+) -> None:
+    service = a_service(hardware={"gpu": {"types": ["nvidia-l4", "nvidia-a10g"], "patienceSeconds": 0}})
+    nodes = [a_node("l1", gpus=1), a_node("l2", gpus=1), a_node("a", "NVIDIA-A10G", gpus=1)]
+    waiting = replace(waits("p", L4, 10, BESIDE), revision=revision_id(service))
+    cache = told_cache(service, *([told] if told else []), observed=observed)
+    seen = ServiceObservation(nodes, (), [waiting], [cache], ())
+    wish = make_wish(service, seen, (), OperatorConfig(), NOW)
+    assert wish.shares == {**dict.fromkeys((L4, A10G), 0), want: 1}
+
+
+def test_a_pod_that_leaves_a_dead_node_for_ever_gives_nothing_back() -> None:
+    nodes = [a_node("l", ready=False), a_node("a", "NVIDIA-A10G", gpus=1)]
+    taint = "0/2 nodes are available: 1 node(s) had untolerated taint {node.kubernetes.io/unreachable: }."
+    old = replace(placed("old", L4, node="l"), revision="before")
+    waiting = waits("p", L4, 5000, taint)
+    assert split(1, nodes, asked(l4=1), waiting, old).shares == {L4: 1, A10G: 0}, "it may come back"
+    leaving = replace(old, deleting=True)
+    assert split(1, nodes, asked(l4=1), waiting, leaving).shares == {L4: 0, A10G: 1}
+
+
 def test_a_gpu_that_an_old_revision_gives_back_is_waited_for() -> None:
     old = replace(placed("old", L4), revision="before")
     for leaving in (False, True):
@@ -153,6 +219,52 @@ def test_it_goes_back_only_after_a_long_while() -> None:
         A10G: 1,
     }
     assert split(1, ONE_EACH, there, waits("p", A10G, BACK_SECONDS), patience=0).shares == {L4: 1, A10G: 0}
+
+
+def test_two_that_wait_on_two_types_do_not_change_places() -> None:
+    """Each pass would tell of it anew, and change nothing."""
+    nodes = [a_node("l", gpus=1), a_node("a", "NVIDIA-A10G", gpus=2)]
+    pods = waits("p", L4, PATIENCE), waits("q", A10G, BACK_SECONDS)
+    found = split(2, nodes, asked(l4=1, a10g=1), *pods)
+    assert [(one.source, one.to) for one in found.passings] == [(L4, A10G)]
+    assert found.shares == {L4: 0, A10G: 2}
+
+
+def test_nobody_goes_back_before_the_last_that_came_has_waited_as_long() -> None:
+    """What came a moment ago was refused there: the one that waits here for long would be refused as well."""
+    nodes = [a_node("l", gpus=1), a_node("a", "NVIDIA-A10G", gpus=2)]
+    long, there = waits("q", A10G, 5000), asked(l4=0, a10g=2)
+    for others in ((), (waits("p", A10G, BACK_SECONDS - 1),), (waits("p", A10G, 0, VOLUME),)):
+        assert split(2, nodes, there, long, *others, patience=0).shares == {L4: 0, A10G: 2}
+    assert split(2, nodes, there, long, waits("p", A10G, BACK_SECONDS), patience=0).shares == {L4: 1, A10G: 1}
+
+
+@pytest.mark.parametrize("patience", [0, PATIENCE, 2000])
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("offers", [(1, 2), (2, 0), (2, 1), (3, 3)])
+def test_where_strangers_hold_all_it_is_tried_now_and_then(
+    offers: tuple[int, int], replicas: int, patience: int
+) -> None:
+    """Two hours of passes. A ReplicaSet that shrinks deletes its newest pod first."""
+    gpu = {"types": ["nvidia-l4", "nvidia-a10g"], "patienceSeconds": patience}
+    service = a_service(hardware={"gpu": gpu})
+    nodes = [a_node("l", gpus=offers[0]), a_node("a", "NVIDIA-A10G", gpus=offers[1])]
+    counts, born = {L4: 0, A10G: 0}, dict[GPUType, list[int]]({L4: [], A10G: []})
+    made, told, end = 0, 0, 7200
+    for second in range(0, end, 20):
+        pods = [waits(f"{t}{n}", t, second - at) for t, ages in born.items() for n, at in enumerate(ages)]
+        there = asked(l4=counts[L4], a10g=counts[A10G])
+        found = split_over_types(service, replicas, nodes, there, pods, "r", NOW)
+        assert not found.passings or found.shares != counts, "what is told is done"
+        told += len(found.passings)
+        counts = dict(found.shares)
+        for gpu_type, count in counts.items():
+            fresh = max(0, count - len(born[gpu_type]))
+            born[gpu_type] = born[gpu_type][:count] + [second] * fresh
+            made += fresh
+    turns = 2 + 2 * end // int(BACK_SECONDS)
+    assert told <= turns
+    assert made <= replicas * turns
 
 
 def test_of_several_the_one_without_a_gpu_goes_first_and_the_one_that_serves_last() -> None:
@@ -216,6 +328,7 @@ def test_why_is_told_as_long_as_replicas_are_elsewhere() -> None:
     fresh = status_of(service, split(1, ONE_EACH, asked(l4=1), waits("p", L4, PATIENCE)), {})
     assert fresh is not None
     assert "went on to nvidia-a10g" in (words_of(fresh) or "")
+    assert "match Pod's node affinity/selector. Those that" in (words_of(fresh) or ""), "with one full stop"
     later = a_service(hardware={"gpu": types}, status={"gpuTypes": [one.to_api() for one in fresh]})
     served = status_of(later, split(1, ONE_EACH, asked(a10g=1), placed("p", A10G)), {"nvidia-a10g": 1})
     assert served is not None

@@ -15,6 +15,7 @@ from preheat.decide.plan import Apply, Delete, Plan
 from preheat.decide.preflight import ENGINE_BYTES, SHRINK, obstacle
 from preheat.decide.serving import rollout_ahead
 from preheat.decide.wish import ServiceObservation
+from preheat.resources import names, serving
 
 from tests.builders import a_cache, a_node, a_service
 from tests.unit.decide.rollout.test_wiring import CONFIG, cache_of, decide, pod, rev, stored, view
@@ -41,8 +42,11 @@ PLACES: dict[str, tuple[dict[str, Any], list[NodeView], str | None]] = {
     "the second type is there": (gpu(types=["nvidia-h100-80gb", "nvidia-l4"]), [a_node()], None),
     "no node has the type": (gpu(types=["nvidia-h100-80gb"]), [a_node()], "none of 1 nodes has nvidia-h100-80gb; there are: nvidia-l4"),
     "no node at all": ({}, [], "none of 0 nodes has nvidia-l4"),
-    "no node has the label": ({"hardware": {"nodeSelector": {"zone": "b"}}}, [a_node()], "1 of 1 nodes have nvidia-l4"),
-    "a taint keeps it off": ({}, [a_node(taints=(Taint("team", "x", "NoSchedule"),))], "1 of 1 nodes have nvidia-l4"),
+    "no node has the label": ({"hardware": {"nodeSelector": {"zone": "b"}}}, [a_node()], "asked for (zone=b) and no taint that is not tolerated (none)"),
+    "a taint keeps it off": ({}, [a_node(taints=(Taint("team", "x", "NoSchedule"),))], "1 of 1 nodes have nvidia-l4, and none of them the labels that are asked for (none) and no taint that is not tolerated (team)"),
+    "of many labels some are named": (
+        {"hardware": {"nodeSelector": {f"l{n}": "x" for n in range(8)}}}, [a_node()], "l3=x, l4=x and 3 more)",
+    ),
     "a node that is cordoned may come back": (
         {}, [a_node(schedulable=False, taints=(Taint("node.kubernetes.io/unschedulable", "", "NoSchedule"),))], None,
     ),
@@ -50,6 +54,7 @@ PLACES: dict[str, tuple[dict[str, Any], list[NodeView], str | None]] = {
         {}, [a_node(ready=False, taints=(Taint("node.kubernetes.io/unreachable", "", "NoExecute"),))], None,
     ),
     "too many GPUs": (gpu(count=4), [a_node(gpus=2), a_node("n2", gpus=3)], "the largest of 2 matching nodes offers 3"),
+    "too many for the only one": (gpu(count=4), [a_node(gpus=1)], "the largest of 1 matching node offers 1"),
     "a node that offers no GPU yet may offer more": (gpu(count=4), [a_node(gpus=2), a_node("n2", gpus=0)], None),
     "GPUs in use are no reason": (gpu(count=2), [a_node(gpus=2)], None),
 }  # fmt: skip
@@ -230,6 +235,48 @@ def test_weights_that_turn_out_too_large_are_kept_and_their_pods_go() -> None:
     counts = {d["metadata"]["name"]: d["spec"]["replicas"] for d in applied(plan, "Deployment")}
     assert counts == {view(old, 1).name: 1, view(new, 1).name: 0}
     assert [write for write in plan.writes if isinstance(write, Delete)] == []
+
+
+def test_the_cache_by_whose_size_it_is_held_is_kept_though_the_revision_is_not_stored() -> None:
+    """As of an image by its tag: the revision is stored once the tag is resolved, and the size is known in that moment."""
+    old = a_service(replicas=1, **VLLM)
+    new = a_service(
+        replicas=1,
+        model={"uri": "oci://registry.example.com/team/large:1", "format": "Safetensors"},
+        runtime={"backend": "VLLM"},
+        cache={"mode": "Image"},
+    )
+    name = names.cache_name(new.name, serving.cache_source(new), serving.cache_storage(new))
+    source = {**serving.cache_source(new), "format": "Safetensors"}
+    large = a_cache(name, status={"totalBytes": 480 * GIB}, labels={"preheat.dev/llmdeployment": "llama"},
+                    source=source, storage=serving.cache_storage(new))  # fmt: skip
+    body = {"kind": "ModelCache", "metadata": {"name": name, "namespace": "default", "uid": large.uid, "ownerReferences": [
+        {"kind": "LLMDeployment", "name": "llama", "uid": new.uid, "controller": True}]}}  # fmt: skip
+    seen = ServiceObservation(
+        [sized("23034"), sized("23034", "n2")], [view(old, 1)], [pod(old, "o1", "n1", ready=True)],
+        [cache_of(old, "n1"), large], [stored(old, 1), body],
+    )  # fmt: skip
+    plan = decide(new, seen)
+    assert condition(plan, "PreflightPassed")["status"] == "False"
+    assert [write for write in plan.writes if isinstance(write, Delete)] == []
+    gone = [w for w in decide(old, seen).writes if isinstance(w, Delete)]
+    assert [(w.kind, w.name) for w in gone] == [("ModelCache", name)], "once nobody asks for it, it goes"
+
+
+@pytest.mark.parametrize("newest", [True, False])
+def test_one_that_has_taken_over_is_not_given_up_for_nodes_that_are_gone(newest: bool) -> None:
+    """They went with its last replica, or with the replicas on them. The one before it is not started again for that.
+
+    A spec that goes back to one that was good long ago is held back as a new one is.
+    """
+    soaked = stored(NOWHERE, 2 if newest else 1)
+    soaked["metadata"]["annotations"]["preheat.dev/soaked"] = "2025-12-31T23:30:00Z"
+    other = stored(OLD, 1 if newest else 2)
+    plan = decide(NOWHERE, scene(deployments=[view(OLD, 0), view(NOWHERE, 2)], children=[other, soaked]))
+    assert (plan.status or {})["revision"] == rev(NOWHERE if newest else OLD)
+    counts = {d["metadata"]["name"]: d["spec"]["replicas"] for d in applied(plan, "Deployment")}
+    assert counts[view(OLD, 0).name] == (0 if newest else 2)
+    assert (condition(plan, "PreflightPassed") is None) == newest
 
 
 def test_it_is_no_question_once_a_replica_has_a_gpu() -> None:

@@ -233,4 +233,5 @@ def test_the_page_cache_is_left_as_it_was(tmp_path: Path) -> None:
     assert whole, "some of it was wholly there"
     for at in whole:
         assert all(after[at : at + verify.WINDOW_BYTES // mmap.PAGESIZE]), "what was there is there"
-    assert sum(after[half:]) <= sum(before[half:]), "what was not there has gone again"
+    # The kernel lets some pages be that another processor has just touched.
+    assert sum(after[half:]) <= sum(before[half:]) + half // 20, "what was not there has gone again"

@@ -3,7 +3,7 @@
     what                                             told by             attempts
     load refused                                     the agent           its count of refusals in a row
     load without progress                            the agent           starts of the engine
-    engine ends again and again                      the kubelet         restarts
+    engine ends again and again                      the kubelet         restarts, less what its agent killed to heal
     a container of the template does                 the kubelet         enough: it backs off
     question not answered, whatever was tried        the agent           enough: three engines
     image, configuration, reference                  kubelet, scheduler  enough, once it lasts longer than a usual start
@@ -24,6 +24,8 @@ from preheat.decide.text import duration
 from preheat.decide.troubles import sentence, trouble_of
 
 ATTEMPTS = 3
+RELOADS = 2
+"""An agent's steps before the first that kills the engine (runtime/agent/README.md, "The ladder")."""
 CRASHES = 3
 """Restarts after which a replica that is Ready now is not taken to be well."""
 LEAST_PATIENCE_SECONDS = 30.0
@@ -98,12 +100,19 @@ def _of_start(pod: PodView, patience: Patience, now: datetime) -> Fault | None:
 def _of_crash(pod: PodView) -> Fault | None:
     if pod.crashing is not None:
         return _fault(pod, Reason.CONTAINER_CRASHING, pod.crashing)
-    if pod.restarts == 0 or pod.last_exit is None:
+    ended = pod.restarts - _killed_by_agent(pod)
+    if ended <= 0 or pod.last_exit is None:
         return None
     if pod.report is not None and pod.report.state is AgentState.STALLED:
         return None
-    words = f"the engine ended {pod.restarts} times, {pod.last_exit}"
-    return _fault(pod, Reason.ENGINE_CRASHING, words, pod.restarts)
+    words = f"the engine ended {ended} times, {pod.last_exit}"
+    return _fault(pod, Reason.ENGINE_CRASHING, words, ended)
+
+
+def _killed_by_agent(pod: PodView) -> int:
+    """Return how many ends of the engine were steps of healing: they are no crashes, and the ladder's own end is a fault."""
+    healing = pod.report.healing if pod.report is not None else None
+    return max(0, healing.steps - RELOADS) if healing is not None else 0
 
 
 def _of_agent(pod: PodView) -> Fault | None:

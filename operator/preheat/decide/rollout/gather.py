@@ -69,9 +69,10 @@ def _limits(service: LLMDeployment, wish: Wish) -> Limits:
     chosen = told.chosen if told is not None and same else None
     return Limits(
         strategy=asked.strategy,
-        pauses=tuple(Pause(step.percent, step.pause_seconds) for step in asked.steps),
+        pauses=tuple(Pause(step.percent, step.pause_seconds, step.weight) for step in asked.steps),
         paused=asked.paused,
         chosen=Method(chosen) if chosen in set(Method) else None,
+        routed=asked.gateway is not None,
     )
 
 

@@ -1,5 +1,6 @@
 """What every strategy is made of: what old Deployments keep, what the new one is asked for, who makes room. Pure."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -85,6 +86,21 @@ class Making:
 def free_types(scene: Scene) -> list[str]:
     """Return the GPU types of which some are free for the target."""
     return [gpu_type for gpu_type in scene.goal.shares if scene.rooms.get(gpu_type, Room()).free > 0]
+
+
+def vacated_types(scene: Scene) -> list[str]:
+    """Return the GPU types of which old replicas have given some back that no new one is asked for yet.
+
+    They are still on their way out, or an operator ended between the two writes.
+    """
+    old = Counter[str]()
+    for child in scene.old:
+        old[child.gpu_type] += child.asked
+    return [
+        gpu_type
+        for gpu_type, share in scene.goal.shares.items()
+        if gpu_type in old and share > old[gpu_type] + scene.of(gpu_type).asked
+    ]
 
 
 def make_room(scene: Scene, types: Iterable[str], *, only_idle: bool = False) -> Making:

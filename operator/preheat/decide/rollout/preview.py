@@ -109,10 +109,12 @@ def preview(question: Question, times: Times) -> Preview | None:
         return None
     first, moments, paper.chosen = step, list[Moment](), step.chosen
     least, gap, short = paper.serving(), 0.0, 0.0
+    share = step.share
     for _ in range(MOST_STEPS):
         changed = _carry_out(paper, step.replicas if step is not None else _wanted(paper))
-        if step is not None and changed:
+        if step is not None and (changed or (question.limits.routed and step.share != share)):
             moments.append(_moment(paper, step))
+        share = step.share if step is not None else share
         serving = paper.serving()
         least = min(least, serving)
         if not changed:

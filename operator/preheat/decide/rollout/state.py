@@ -90,6 +90,8 @@ class Pause:
 
     percent: int
     seconds: int
+    weight: int | None = None
+    """What the new ones then get through a gateway, in percent; None: as many percent as they are."""
 
 
 class Method(StrEnum):
@@ -124,6 +126,8 @@ class Limits:
     paused: bool = False
     chosen: Method | None = None
     """The way that was told of this very rollout. It is only told: nothing is decided by it."""
+    routed: bool = False
+    """Whether requests come through a gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,8 @@ class Step:
     of: int = 1
     look_again_seconds: float | None = None
     """When there is more to do without anything changing in the cluster."""
+    share: int | None = None
+    """What the target gets through a gateway, in percent. None: in proportion to ready replicas."""
 
 
 @dataclass(frozen=True, slots=True)

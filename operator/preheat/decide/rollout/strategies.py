@@ -8,6 +8,7 @@ Canary     in steps of so many percent, with a pause after each; makes room as A
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from preheat.api.llmdeployment import RolloutStrategy
 from preheat.decide.rollout.moves import (
@@ -20,6 +21,7 @@ from preheat.decide.rollout.moves import (
     free_types,
     keep,
     make_room,
+    vacated_types,
     without,
 )
 from preheat.decide.rollout.state import Method, Phase, Room, Scene, Step
@@ -51,7 +53,7 @@ def in_place(scene: Scene) -> Step:
     if _keeps_all(scene, kept):
         making = _next_in_place(scene)
     kept = without(kept, making.victims)
-    vacated = [making.gpu_type, *free_types(scene)]
+    vacated = [making.gpu_type, *free_types(scene), *vacated_types(scene)]
     asked = ask_for(scene, max(scene.asked, wanted - sum(kept.values())), vacated)
     why = "InPlace was asked for: an old replica goes first, and a new one takes its GPU."
     return _step(scene, kept, asked, Method.IN_PLACE, why, making)
@@ -84,7 +86,8 @@ def blue_green(scene: Scene) -> Step:
     kept = keep(scene, 0 if is_done else scene.goal.replicas, heal=True)
     making = Making() if is_done else _room_where_needed(scene, kept, only_idle=True)
     why = "BlueGreen was asked for: all new replicas come up beside the old ones, which then go at once."
-    return _step(scene, without(kept, making.victims), ask_for_all(scene), Method.BLUE_GREEN, why, making)
+    step = _step(scene, without(kept, making.victims), ask_for_all(scene), Method.BLUE_GREEN, why, making)
+    return replace(step, share=100 if is_done else 0)
 
 
 def canary(scene: Scene) -> Step:
@@ -97,7 +100,7 @@ def canary(scene: Scene) -> Step:
     step = _step(
         scene,
         without(kept, making.victims),
-        ask_for(scene, at.replicas, free_types(scene)),
+        ask_for(scene, at.replicas, [*free_types(scene), *vacated_types(scene)]),
         Method.CANARY,
         why,
         making,
@@ -114,6 +117,7 @@ def canary(scene: Scene) -> Step:
         at.number,
         at.of,
         at.left_seconds,
+        at.share,
     )
 
 

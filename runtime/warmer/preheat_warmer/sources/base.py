@@ -21,6 +21,9 @@ class Pipe(Protocol):
     def break_off(self) -> None:
         """End a read that another thread waits in."""
 
+    def wait_short(self, count: int) -> None:
+        """Let about so many bytes at most wait to be read, where that costs no speed: a kill loses them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Transfer:

@@ -96,6 +96,9 @@ class _Pipe:
     def break_off(self) -> None:
         """Do nothing: a disk answers, or nobody can help it."""
 
+    def wait_short(self, count: int) -> None:
+        """Do nothing: what was not read is on a disk."""
+
 
 async def _chunks(pipe: _Pipe) -> AsyncIterator[bytes]:
     while chunk := await asyncio.to_thread(pipe.read, CHUNK_BYTES):

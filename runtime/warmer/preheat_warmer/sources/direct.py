@@ -8,6 +8,7 @@ and errors stay with httpx and ``web.py``. Nothing is known here of proxies.
 import http.client
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
@@ -22,6 +23,13 @@ READ_SECONDS = 30.0
 IDLE_AT_MOST = 64
 """Connections that are kept open for the next request."""
 CHUNK_BYTES = 256 << 10
+WAITING_BYTES = (64 << 10, 200 << 10)
+"""Between what bounds the kernel's buffer of a connection is kept short. More than net.core.rmem_max (208 KiB where
+nobody raised it) cannot be asked for."""
+BYTES_PER_SECOND = 250_000_000
+"""What a connection with a short buffer must still be able to bring: a buffer's worth each round trip."""
+MIN_RTT = struct.Struct("=148xI")
+"""Where TCP_INFO has tcpi_min_rtt, in microseconds (linux/tcp.h; never moved, later fields are appended)."""
 
 _Key = tuple[str, str, int]
 
@@ -53,7 +61,7 @@ class Direct(httpx.AsyncBaseTransport):
         except BaseException:
             connection.close()
             raise
-        body = Body(answer, connection.break_off, lambda: self._done(connection, body))
+        body = Body(answer, connection, lambda: self._done(connection, body))
         return httpx.Response(
             answer.status,
             headers=[
@@ -158,6 +166,21 @@ class _Connection:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
 
+    def wait_short(self, count: int) -> None:
+        """Keep the kernel's buffer short where the other end is near; where it is far, the kernel knows best.
+
+        TCP_WINDOW_CLAMP would not do: the kernel's tuning raises it again. The kernel counts its own overhead, so
+        it takes twice what it is told.
+        """
+        if self._socket is None:
+            return
+        least, most = WAITING_BYTES
+        waiting = min(max(count, least), most)
+        with suppress(OSError, struct.error):
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, MIN_RTT.size)
+            if MIN_RTT.unpack(info)[0] * BYTES_PER_SECOND <= waiting * 1_000_000:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, waiting // 2)
+
     def close(self) -> None:
         """Hang up."""
         self._http.close()
@@ -167,13 +190,14 @@ class Body(httpx.AsyncByteStream):
     """A body: for the event loop by chunks, or for a thread that calls ``read`` (a Pipe)."""
 
     def __init__(
-        self, answer: http.client.HTTPResponse, break_off: Callable[[], None], done: Callable[[], None]
+        self, answer: http.client.HTTPResponse, connection: "_Connection", done: Callable[[], None]
     ) -> None:
         self._answer = answer
         self._done = done
         self._broken = False
         self._buffer = memoryview(b"")
-        self.break_off = break_off
+        self.break_off = connection.break_off
+        self.wait_short = connection.wait_short
 
     def read(self, limit: int) -> bytes | memoryview:
         """Wait for bytes; return some, and none at the end. The next read overwrites them. Raises what httpx raises."""

@@ -117,6 +117,7 @@ class _Whole:
         self._pipe = pipe
         self._left = expected
         self.break_off = pipe.break_off
+        self.wait_short = pipe.wait_short
 
     def read(self, limit: int) -> bytes | memoryview:
         """Return the next bytes, none at the end. Raises Passing when that comes too early."""

@@ -1,12 +1,13 @@
 """What pods tell against their revision, and what is nobody's fault."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from preheat.api.conditions import Reason
 from preheat.decide.judgement.pods import Patience, decisive_fault
-from preheat.decide.observed import AgentReport, AgentState, PodView
+from preheat.decide.observed import AgentReport, AgentState, HealingReport, PodView
 
 from tests.builders import a_pod
 
@@ -22,6 +23,10 @@ def says(state: AgentState, reason: str = "", load_failures: int = 0) -> AgentRe
     return AgentReport(
         state, reason or state.value, "in its own words", 1, 2, None, load_failures=load_failures
     )
+
+
+def heals(state: AgentState, reason: str, steps: int) -> AgentReport:
+    return replace(says(state, reason), healing=HealingReport(60.0, steps, 5, waits=False))
 
 
 def refused(times: int) -> AgentReport:
@@ -42,6 +47,8 @@ FAULTS: dict[str, tuple[dict[str, Any], Reason]] = {
     "engine ends, Ready between": ({"restarts": 3, "last_exit": "exit code 1", "ready": True}, Reason.ENGINE_CRASHING),
     "a container of the user's": ({"crashing": "container x restarted 5 times"}, Reason.CONTAINER_CRASHING),
     "no answer for good": ({"report": says(AgentState.FAILED, "CanaryFailed")}, Reason.CANARY_FAILED),
+    "no answer, whatever its agent killed": ({"report": heals(AgentState.FAILED, "CanaryFailed", 5), "restarts": 3, "last_exit": "exit code 137"}, Reason.CANARY_FAILED),
+    "engine ends, its agent's kills besides": ({"report": heals(AgentState.HEALING, "Healing", 4), "restarts": 5, "last_exit": "exit code 1"}, Reason.ENGINE_CRASHING),
     "no such image": ({"waiting_reason": "ImagePullBackOff", **WAITS}, Reason.IMAGE_UNAVAILABLE),
     "a configuration that is none": ({"waiting_reason": "CreateContainerConfigError", **WAITS}, Reason.POD_NOT_STARTING),
     "a Secret that is missing": ({"waiting_reason": "CreateContainerConfigError", **WAITS, "waiting_message": 'secret "x" not found'}, Reason.REFERENCE_MISSING),
@@ -64,6 +71,7 @@ NO_FAULTS: dict[str, dict[str, Any]] = {
     "ended twice": {"restarts": 2, "last_exit": "exit code 1"},
     "loads, ten times as long as usual": {"unready_since": ago(100_000), "report": says(AgentState.LOADING)},
     "heals": {"unready_since": ago(100_000), "report": says(AgentState.HEALING)},
+    "is killed three times to heal": {"report": heals(AgentState.HEALING, "Healing", 5), "restarts": 3, "last_exit": "exit code 137"},
     "its agent cannot be reached": {"unready_since": ago(100_000)},
     "weights of its node are not whole": {"report": says(AgentState.FAILED, "WeightsIncomplete")},
     "pulls a large image": {"phase": "Pending", "starting": True, "scheduled_at": ago(100_000)},

@@ -364,3 +364,16 @@ def test_without_room_it_waits_and_all_old_ones_serve(case: Case) -> None:
         case.cluster.tick()
         assert case.cluster.ready(OLD) == case.desired
     assert "nvidia-" in step.message
+
+
+def test_what_an_old_one_gave_back_is_asked_for_first_also_by_the_next_operator() -> None:
+    """Killed between the two writes of a handover. Else another type made room as well, and two were missing."""
+    cluster = Cluster([Node("n0", L4, 4), Node("n1", T4, 3)], random.Random(1))
+    for revision, gpu_type, replicas in ((OLD, L4, 3), (OLD, T4, 1), (NEW, L4, 1), (NEW, T4, 2)):
+        cluster.serve(revision, gpu_type, replicas)
+    goal = Goal(NEW, {L4: 4, T4: 3})
+    for strategy, pauses in ((RolloutStrategy.IN_PLACE, ()), (RolloutStrategy.CANARY, (Pause(50, 0),))):
+        cluster.asked[OLD, T4] = 0  # its pod is still on its way out: the GPU is not free yet
+        step = cluster.step(goal, Limits(strategy, pauses))
+        assert step is not None
+        assert (step.replicas[NEW, T4], step.replicas[NEW, L4], step.replicas[OLD, L4]) == (3, 1, 3)
