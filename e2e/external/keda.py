@@ -1,6 +1,6 @@
 """KEDA, the real one: its operator and its metrics server, from its Go module, with its own manifests.
 
-Nothing of it is committed here. The first build takes some twenty minutes behind everything else, later ones nothing.
+Nothing of it is committed here. The first build takes a quarter of an hour of one core, behind everything else; later ones nothing.
 """
 
 import subprocess
@@ -26,7 +26,7 @@ TAG = "preheat"
 LEFT_OUT = "keda-admission"
 """Its webhook judges ScaledObjects before they are stored. Nothing here needs it, and it is one more program to build."""
 READY_SECONDS = 300
-"""It makes certificates for itself, and kubelets take a minute and more to mount them."""
+"""It makes certificates for itself and starts anew with them; kubelets may take a minute to mount them."""
 
 
 def install(provider: Provider) -> None:
