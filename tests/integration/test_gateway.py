@@ -42,6 +42,10 @@ def install(api: API) -> None:
     api.until("HTTPRoute is served", lambda: api.run("get", "httproutes", "-A").returncode == 0, 60)
 
 
+COLLECTED_SECONDS = 180
+"""After a definition went and came, Kubernetes' garbage collector looks at nothing until it has listed all kinds anew."""
+
+
 @pytest.fixture
 def gateway_api(api: API) -> Iterator[None]:
     install(api)
@@ -151,8 +155,7 @@ def test_a_route_of_its_own_with_weights_and_hands_of_others(api: API, node: str
         api.kubectl("patch", "llmd", NAME, "--type=merge", "-p", changed)
         api.until("the route is gone with the field", lambda: not route(api), 30)
         api.until("and the Services", lambda: services(api) == [], 30)
-        # After a definition went and came, Kubernetes' garbage collector looks at nothing until it has listed all kinds anew.
-        take_away(api, NAME, node, 180)
+        take_away(api, NAME, node, COLLECTED_SECONDS)
 
 
 def test_a_route_of_a_stranger_is_left_alone(api: API, node: str, gateway_api: None) -> None:
@@ -168,6 +171,5 @@ def test_a_route_of_a_stranger_is_left_alone(api: API, node: str, gateway_api: N
         api.until("its pods come all the same", lambda: len(pods(api, NAME)) == 1, 30)
         api.kubectl("delete", "httproute", NAME)
         api.until("then it is ours", lambda: weights(api) == {NAME: 100}, 60)
-        # After a definition went and came, Kubernetes' garbage collector looks at nothing until it has listed all kinds anew.
-        take_away(api, NAME, node, 180)
+        take_away(api, NAME, node, COLLECTED_SECONDS)
         api.until("it goes with its owner", lambda: not route(api), 60)

@@ -2,17 +2,22 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from preheat.controller.service import Controller
 from preheat.decide.plan import RESYNC_SECONDS
 
 from tests.fakes import FakeKube
-from tests.loop.test_controller import a_controller, crash_of
-from tests.loop.test_rollout import OTHER, SERVICE, Kubelets, a_cluster, change, now, until_ready
+from tests.loop.test_rollout import (
+    OTHER,
+    SERVICE,
+    Kubelets,
+    a_cluster,
+    change,
+    crash_after,
+    operator,
+    until_ready,
+)
 
 pytestmark = pytest.mark.looptime
 ROUTE = ("HTTPRoute", "preheat-demo", "smollm2")
@@ -22,17 +27,6 @@ CANARY = {
     "steps": [{"percent": 50, "pauseSeconds": 60, "weight": 10}, {"percent": 100}],
     **GATEWAY,
 }
-
-
-@asynccontextmanager
-async def operator(kube: FakeKube) -> AsyncIterator[Controller]:
-    made = a_controller(kube, clock=now)
-    await made.start()
-    try:
-        yield made
-    finally:
-        kube.watcher = None
-        await made.stop()
 
 
 def weights(kube: FakeKube) -> dict[str, int]:
@@ -240,14 +234,7 @@ async def test_killed_after_any_write_nobody_who_cannot_answer_gets_anything(wri
         kube, before = kubelets.kube, await serve(kubelets, strategy="BlueGreen", **GATEWAY)
         watch = Watch(kube)
         change(kube, **OTHER)
-        kube.crash_after = len(kube.writes) + write
-        made = a_controller(kube, clock=now)
-        crashed = crash_of(made)
-        await made.start()
-        await asyncio.wait_for(crashed.wait(), 150)
-        kube.watcher = None
-        await made.stop()
-        kube.crash_after = None
+        await crash_after(kube, write)
         async with operator(kube):
             await until_ready(kube, before)
             await asyncio.sleep(30)

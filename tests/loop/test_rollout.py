@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from preheat.controller.service import Controller
 
 from tests.fakes import FakeKube
 from tests.loop.test_controller import NODE, NOW, a_controller, crash_of, example
@@ -152,11 +153,11 @@ def now() -> datetime:
 
 
 @asynccontextmanager
-async def operator(kube: FakeKube) -> AsyncIterator[None]:
+async def operator(kube: FakeKube) -> AsyncIterator[Controller]:
     made = a_controller(kube, clock=now)
     await made.start()
     try:
-        yield
+        yield made
     finally:
         kube.watcher = None
         await made.stop()
@@ -236,6 +237,18 @@ async def test_back_in_the_middle_on_a_full_cluster() -> None:
             assert kubelets.serving() == 2
 
 
+async def crash_after(kube: FakeKube, write: int) -> None:
+    """Run an operator until it has made so many writes more, and crashes."""
+    kube.crash_after = len(kube.writes) + write
+    made = a_controller(kube, clock=now)
+    crashed = crash_of(made)
+    await made.start()
+    await asyncio.wait_for(crashed.wait(), 150)
+    kube.watcher = None
+    await made.stop()
+    kube.crash_after = None
+
+
 WRITES = 22
 """A rollout of two replicas makes at least so many, with its weights."""
 
@@ -246,14 +259,7 @@ async def test_killed_after_any_write_of_a_rollout_it_ends_and_gives_no_more_awa
         kube, before = kubelets.kube, await serve(kubelets)
         change(kube, **OTHER)
         kubelets.watch = True
-        kube.crash_after = len(kube.writes) + write
-        made = a_controller(kube, clock=now)
-        crashed = crash_of(made)
-        await made.start()
-        await asyncio.wait_for(crashed.wait(), 150)
-        kube.watcher = None
-        await made.stop()
-        kube.crash_after = None
+        await crash_after(kube, write)
         async with operator(kube):
             await until_ready(kube, before)
             assert kubelets.least >= 1 + write % 2
