@@ -136,7 +136,7 @@ faults: venv ## the whole fault campaign; a part of it: WORKLOAD= FAULT= CASE= S
 	  $(if $(CASE),--case "$(CASE)") $(if $(SEED),--seed $(SEED)) $(if $(LANES),--lanes $(LANES))
 
 .PHONY: e2e-rollout
-e2e-rollout: venv ## good and bad revisions on a real cluster, under traffic; a part of it: CASE= SEED= PROVIDER=
+e2e-rollout: venv ## good and bad revisions on a real cluster, under traffic, some through a real gateway; a part of it: CASE= SEED= PROVIDER=
 	$(BIN)/python -m e2e.rollout --provider $(PROVIDER) $(if $(CASE),--case "$(CASE)") $(if $(SEED),--seed $(SEED))
 
 .PHONY: e2e-external

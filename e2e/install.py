@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from e2e.cluster import cache_directory
 from e2e.cluster.provider import ROOT
+from e2e.images.once import cache_directory
 from e2e.tools import helm
 
 NAMES = ("operator", "agent", "warmer", "front", "triton-cpu", "model-store")

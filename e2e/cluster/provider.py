@@ -1,7 +1,6 @@
 """What a cluster can do for us, and what all providers share: where things lie, and GPUs that are not there."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -65,12 +64,6 @@ class Provider(Protocol):
     def audit_log(self) -> Path | None:
         """Who asked the API server for what; None where it does not tell."""
         ...
-
-
-def cache_directory() -> Path:
-    """Return where builds are kept between runs, outside the checkout."""
-    base = os.environ.get("PREHEAT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "preheat"
 
 
 def kubeconfig_path(cluster: str) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from e2e.cluster import GPU_NODES
+from e2e.rollout import gateway
 from e2e.rollout.judge import (
     MARGIN_SECONDS,
     Outcome,
@@ -18,11 +19,13 @@ from e2e.rollout.judge import (
     Verdict,
     first_ready,
     lost,
+    percent_of,
     problems_of_gap,
     problems_of_loss,
     problems_of_reason,
     problems_of_traffic,
     unserved,
+    weighted,
 )
 from e2e.rollout.play import BEFORE_REQUESTS, RECOVERY_SECONDS, Play
 from e2e.rollout.revisions import ALL, BAD, GOOD, MORE_BAD, SLOW_LOAD, Revision
@@ -135,6 +138,58 @@ def _why(play: Play) -> str:
     return ways[-1]
 
 
+# --- a gateway between
+
+NEW_PERCENT = 10
+"""Of the requests that come through the gateway, while one of two replicas is new."""
+MEASURED_REQUESTS = 100
+WITHIN_PERCENT = 2.0
+"""Of what was asked for: gateways deal in turn, so that little is left to chance."""
+FASTER = ("--rate", "20", "--most", "20000")
+CANARY_PAUSE_SECONDS = 40
+
+
+def _canary() -> dict[str, Any]:
+    """Return a rollout that gives one of two replicas to the new revision, and less of the requests than of the replicas."""
+    steps = [
+        {"percent": 50, "weight": NEW_PERCENT, "pauseSeconds": CANARY_PAUSE_SECONDS},
+        {"percent": 100},
+    ]
+    parent = {"name": gateway.NAME, "namespace": gateway.NAMESPACE}
+    return {"strategy": "Canary", "steps": steps, "gateway": {"parentRefs": [parent]}}
+
+
+def _begin_behind(play: Play) -> None:
+    """Have a good revision serve, asked over REST through the gateway; gRPC asks the Service."""
+    address = gateway.install(play.stage.provider)
+    play.begin(asked=COMPARED_REQUESTS, how=["--rest-address", address, *FASTER], rollout=_canary())
+
+
+def _shared(play: Play) -> Outcome:
+    """A good revision gets a tenth of the requests with half of the replicas, then all of both."""
+    _begin_behind(play)
+    play.apply(GOOD[1], rollout=_canary())
+    return _with_share(play, _rolled_out(play, GOOD[1]), GOOD[1])
+
+
+def _shared_errors(play: Play) -> Outcome:
+    """A bad revision gets a tenth of the requests with half of the replicas, until it is found out."""
+    revision = ALL["errors"]
+    _begin_behind(play)
+    return _with_share(play, _found_out(play, revision, rollout=_canary()), revision)
+
+
+def _with_share(play: Play, outcome: Outcome, revision: Revision) -> Outcome:
+    spans = weighted(play.eyes.seen(), play.good, NEW_PERCENT, time.time())
+    percent, count = percent_of(play.requests, revision.name, spans)
+    problems = list(outcome.problems)
+    if count < MEASURED_REQUESTS:
+        problems.append(f"only {count} requests while {NEW_PERCENT} % were to go to it")
+    elif abs(percent - NEW_PERCENT) > WITHIN_PERCENT:
+        problems.append(f"it got {percent:.1f} % of {count} requests, {NEW_PERCENT} % were asked for")
+    return replace(outcome, percent_asked=NEW_PERCENT, percent_measured=round(percent, 2), problems=problems)
+
+
 # --- bad revisions
 
 
@@ -142,13 +197,17 @@ def _bad(revision: Revision) -> Callable[[Play], Outcome]:
     def run(play: Play) -> Outcome:
         """Roll a bad revision out: it is found out and taken back, and the good replicas lose no request."""
         play.begin(asked=COMPARED_REQUESTS if revision.serves else BEFORE_REQUESTS)
-        play.apply(revision)
-        verdict = play.verdict()
-        outcome = _taken_back(play, revision, verdict, verdict.at if verdict is not None else None)
-        wrong = problems_of_reason(verdict, revision.reasons)
-        return replace(outcome, problems=[*outcome.problems, *wrong])
+        return _found_out(play, revision)
 
     return run
+
+
+def _found_out(play: Play, revision: Revision, **spec: Any) -> Outcome:
+    play.apply(revision, **spec)
+    verdict = play.verdict()
+    outcome = _taken_back(play, revision, verdict, verdict.at if verdict is not None else None)
+    wrong = problems_of_reason(verdict, revision.reasons)
+    return replace(outcome, problems=[*outcome.problems, *wrong])
 
 
 def _taken_back(play: Play, revision: Revision, verdict: Verdict | None, since: float | None) -> Outcome:
@@ -338,6 +397,8 @@ CASES: Mapping[str, Case] = {
         Case("slow-load", "ten times the usual load", _slow_load),
         *(Case(f"bad/{revision.name}", "a GPU is free", _bad(revision)) for revision in (*BAD, *MORE_BAD)),
         *(Case(f"bad-full/{name}", "none is free", _bad(ALL[name]), replicas=2) for name in FULL),
+        Case("gateway/canary", "a tenth through a gateway", _shared, replicas=2),
+        Case("gateway/errors", "a tenth, and it is bad", _shared_errors, replicas=2),
         Case("back/by-hand", "stuck, kubectl preheat rollback", _by_hand),
         Case("back/by-spec", "stuck, the old spec", _by_spec),
         Case("back/by-hand-full", "stuck, none is free", _by_hand, replicas=2),

@@ -5,7 +5,7 @@ request has a connection of its own, so that the Service spreads them over the r
 no drain. Nothing is tried again: what fails is counted. Bounded in requests and in time; a line or the end of standard
 input stops it sooner.
 
-    python driver.py ADDRESS MODEL --rate 4 --most 5000 --seconds 600
+    python driver.py ADDRESS MODEL --rate 4 --most 5000 --seconds 600 --rest-address GATEWAY
 """
 
 import argparse
@@ -134,14 +134,16 @@ async def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Asks a model over REST and gRPC.")
     parser.add_argument("address")
     parser.add_argument("model")
+    parser.add_argument("--rest-address", help="where to ask over REST, if elsewhere: a gateway")
     parser.add_argument("--http-port", type=int, default=HTTP_PORT)
     parser.add_argument("--grpc-port", type=int, default=GRPC_PORT)
     parser.add_argument("--rate", type=float, default=4.0, help="requests per second of each protocol")
     parser.add_argument("--most", type=int, default=5000, help="requests of both, together")
     parser.add_argument("--seconds", type=float, default=600.0)
     given = parser.parse_args(arguments)
+    rest_address = given.rest_address or given.address
     asks: dict[str, Ask] = {
-        "REST": lambda q: ask_rest(f"{given.address}:{given.http_port}", given.model, q),
+        "REST": lambda q: ask_rest(f"{rest_address}:{given.http_port}", given.model, q),
         "gRPC": lambda q: ask_grpc(f"{given.address}:{given.grpc_port}", given.model, q),
     }
     stopped, loop = asyncio.Event(), asyncio.get_running_loop()

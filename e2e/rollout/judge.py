@@ -47,7 +47,8 @@ class Outcome:
     """What came of a case; a line of the results. ``lost``: of the failed ones, those that good replicas lost.
 
     ``seconds_to_verdict`` counts from the change, ``seconds_to_recovery`` from the verdict until the good replicas were
-    all back, or for a rollout how long no replica served.
+    all back, or for a rollout how long no replica served. ``percent_asked``: what a gateway was to give the new
+    revision, ``percent_measured``: what it gave, of the requests that were answered.
     """
 
     case: str
@@ -58,6 +59,8 @@ class Outcome:
     lost: int = 0
     seconds_to_verdict: float | None = None
     seconds_to_recovery: float | None = None
+    percent_asked: float | None = None
+    percent_measured: float | None = None
     seconds: float = 0.0
     problems: Sequence[str] = field(default_factory=tuple)
 
@@ -117,6 +120,36 @@ def unserved(history: Sequence[Moment], since: float, until: float) -> list[Span
     if start is not None and start < until:
         found.append(Span(start, until))
     return found
+
+
+def weighted(glimpses: Iterable[Glimpse], good: str, percent: int, until: float) -> list[Span]:
+    """Return the times in which all but so many percent were told to go to the good revision."""
+    found, start = [], None
+    for glimpse in glimpses:
+        if glimpse.kind != "LLMDeployment":
+            continue
+        told = (glimpse.body.get("status") or {}).get("traffic") or ()
+        others = sum(share["weight"] for share in told if share["revision"] != good)
+        if start is None and others == percent:
+            start = glimpse.at
+        elif start is not None and others != percent:
+            found.append(Span(start, glimpse.at))
+            start = None
+    return [*found, Span(start, until)] if start is not None else found
+
+
+def percent_of(requests: Iterable[Request], revision: str, spans: Sequence[Span]) -> tuple[float, int]:
+    """Return how many percent of the requests over REST a revision answered, and of how many that is.
+
+    The first seconds of a span are left out: gateways take a new weight when they have heard of it.
+    """
+    within = [
+        request.revision == revision
+        for request in requests
+        if request.protocol == "REST" and request.revision
+        if any(span.start + MARGIN_SECONDS <= request.at and request.ended <= span.end for span in spans)
+    ]
+    return 100 * sum(within) / len(within) if within else 0.0, len(within)
 
 
 def lost(requests: Iterable[Request], bad: str, excused: Sequence[Span]) -> list[Request]:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -84,13 +84,23 @@ class Play:
 
     # --- what is done
 
-    def begin(self, revision: Revision = GOOD[0], *, asked: int = BEFORE_REQUESTS, **spec: Any) -> None:
-        """Have a good revision serve with all its replicas, and ask it from then on, so many times before anything else."""
+    def begin(
+        self,
+        revision: Revision = GOOD[0],
+        *,
+        asked: int = BEFORE_REQUESTS,
+        how: Sequence[str] = (),
+        **spec: Any,
+    ) -> None:
+        """Have a good revision serve with all its replicas, and ask it from then on, so many times before anything else.
+
+        ``how``: further arguments of the driver.
+        """
         self.apply(revision, **spec)
         self.until("the first revision serves", lambda: self.eyes.now.ready() == self.replicas, READY_SECONDS)
         (self.good,) = {replica.revision for replica in self.eyes.now.replicas.values()}
         self.began = time.time()
-        self.ask()
+        self.ask(how)
         self.until("the first requests", lambda: len(self.requests) >= asked, READY_SECONDS)
 
     def apply(self, revision: Revision, **spec: Any) -> None:
@@ -125,11 +135,11 @@ class Play:
             "rollout": {"soakSeconds": revision.soak_seconds},
         }
 
-    def ask(self) -> None:
+    def ask(self, how: Sequence[str]) -> None:
         """Have the pod of the stage ask, over REST and gRPC, until the case ends."""
         service = self.stage.get("service", self.name) or {}
         address = service["spec"]["clusterIP"]
-        self._traffic = Traffic(self.stage.kubeconfig, self.stage.namespace, CLIENT, [address, MODEL])
+        self._traffic = Traffic(self.stage.kubeconfig, self.stage.namespace, CLIENT, [address, MODEL, *how])
 
     def preheat(self, *arguments: str) -> str:
         """Run `kubectl preheat`; return what it printed. Raises with its own words."""

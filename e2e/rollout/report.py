@@ -7,7 +7,10 @@ from pathlib import Path
 
 from e2e.rollout.judge import Outcome
 
-HEADER = ("case", "verdict", "reason", "sent", "failed", "lost", "to verdict, s", "to recovery, s", "")
+HEADER = (
+    *("case", "verdict", "reason", "sent", "failed", "lost", "to verdict, s", "to recovery, s"),
+    *("asked, %", "measured, %", ""),
+)
 
 
 def line(outcome: Outcome) -> str:
@@ -43,11 +46,13 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
         str(outcome.sent),
         str(outcome.failed),
         str(outcome.lost),
-        _seconds(outcome.seconds_to_verdict),
-        _seconds(outcome.seconds_to_recovery),
+        _figure(outcome.seconds_to_verdict),
+        _figure(outcome.seconds_to_recovery),
+        _figure(outcome.percent_asked),
+        _figure(outcome.percent_measured),
         "passed" if outcome.passed else "FAILED",
     )
 
 
-def _seconds(value: float | None) -> str:
+def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"

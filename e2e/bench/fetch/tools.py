@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.bench.fetch.server import BUCKET, COMMIT, NAME, Served
-from e2e.cluster.provider import ROOT, cache_directory
+from e2e.cluster.provider import ROOT
+from e2e.images.once import cache_directory
 
 
 @dataclass(frozen=True, slots=True)

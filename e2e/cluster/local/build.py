@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.cluster.provider import cache_directory
-from e2e.images.once import locked
+from e2e.images.once import cache_directory, locked
 
 HERE = Path(__file__).parent
 KUBERNETES = "v1.36.3"
@@ -123,7 +122,7 @@ def build_published(module: Published, extras: Callable[[Path, Path], None]) -> 
     Built once, one package after the other and behind everything else that the machine does: a large module
     may take half an hour, and nobody else should wait for it.
     """
-    name = module.path.removesuffix("/v2").rpartition("/")[2]
+    name = re.sub(r"/v\d+$", "", module.path).rpartition("/")[2]
     digest = hashlib.sha256(repr(module).encode()).hexdigest()[:16]
     folder = cache_directory() / "cluster" / f"{name}-{digest}"
     with locked(folder.with_name(f"{folder.name}.lock")):
@@ -190,8 +189,10 @@ def _build(
         env=environment,
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    if listed.returncode:
+        raise RuntimeError(f"the modules of {name} could not be fetched:\n{listed.stderr[-2000:]}")
     total = len(listed.stdout.splitlines())
     parallel = ["-p", "1"] if modestly else []
     command = [

@@ -18,13 +18,12 @@ from e2e.cluster.local.node import OWN_FOLDERS, Network, Node, ip, remove_cgroup
 from e2e.cluster.provider import (
     GPU_NODES,
     add_gpus,
-    cache_directory,
     kubeconfig_path,
     kubectl,
     step,
     wait_for,
 )
-from e2e.images.once import locked
+from e2e.images.once import cache_directory, locked
 
 STATE = Path("/var/lib/preheat-clusters")
 FIRST_NETWORK, NETWORKS = 140, 100

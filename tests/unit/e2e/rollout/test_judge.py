@@ -2,17 +2,20 @@
 
 import math
 
+from e2e.rollout.eyes import Glimpse
 from e2e.rollout.judge import (
     Outcome,
     Span,
     first_ready,
     first_verdict,
     lost,
+    percent_of,
     problems_of_gap,
     problems_of_reason,
     problems_of_traffic,
     recovered,
     unserved,
+    weighted,
 )
 from e2e.rollout.report import line, table
 from tests.unit.e2e.rollout.made import BAD, GOOD, a_glimpse, a_moment, a_replica, a_request, a_service
@@ -99,11 +102,49 @@ def test_a_gap_must_be_one_announced_and_hold_every_failure() -> None:
     assert problems_of_gap([], [], [], since=0) == []
 
 
+def a_share(at: float, **weights: int) -> Glimpse:
+    body = a_service()
+    body["status"]["traffic"] = [{"revision": name, "weight": weight} for name, weight in weights.items()]
+    return a_glimpse(at, body)
+
+
+def test_the_times_in_which_a_share_was_told() -> None:
+    told = [
+        a_share(1, aaa=100),
+        a_share(5, aaa=90, bbb=10),
+        a_share(9, aaa=0, bbb=100),
+        a_share(20, aaa=90, bbb=10),
+    ]
+    assert weighted(told, GOOD, 10, until=30) == [Span(5, 9), Span(20, 30)]
+    assert weighted([a_glimpse(1, a_service())], GOOD, 10, until=30) == []
+
+
+def test_a_share_is_measured_over_rest_among_answers_once_gateways_have_heard_of_it() -> None:
+    new = {"revision": "good-2"}
+    counted = [a_request(5), a_request(6), a_request(7), a_request(8, **new)]
+    early, late = a_request(1, **new), a_request(9.95, **new)
+    others = [a_request(5, protocol="gRPC", **new), a_request(5, why="ConnectError")]
+    assert percent_of([*counted, early, late, *others], "good-2", [Span(0, 10)]) == (25.0, 4)
+    assert percent_of([], "good-2", [Span(0, 10)]) == (0.0, 0)
+
+
 def test_the_table_has_a_line_per_case_and_what_went_wrong() -> None:
-    good = Outcome("good/spare", "RolledOut", "Surge", 100, 0, 0, 12.34, 0.0, 60.0)
+    good = Outcome("good/spare", "RolledOut", "Surge", 100, 0, 0, 12.34, 0.0, seconds=60.0)
     bad = Outcome("bad/errors", problems=["no verdict"])
     text = table([good, bad]).splitlines()
-    assert text[1].split() == ["bad/errors", "-", "-", "0", "0", "0", "-", "-", "FAILED"]
-    assert text[2].split() == ["good/spare", "RolledOut", "Surge", "100", "0", "0", "12.3", "0.0", "passed"]
+    assert text[1].split() == ["bad/errors", "-", "-", "0", "0", "0", "-", "-", "-", "-", "FAILED"]
+    assert text[2].split() == [
+        "good/spare",
+        "RolledOut",
+        "Surge",
+        "100",
+        "0",
+        "0",
+        "12.3",
+        "0.0",
+        "-",
+        "-",
+        "passed",
+    ]
     assert text[3:] == ["  bad/errors: no verdict", "cases run: 2, failed: 1; 1.0 minutes"]
     assert '"passed": false' in line(bad)
