@@ -23,6 +23,7 @@ from e2e.rollout.judge import (
     problems_of_gap,
     problems_of_loss,
     problems_of_reason,
+    problems_of_share,
     problems_of_traffic,
     unserved,
     weighted,
@@ -143,10 +144,8 @@ def _why(play: Play) -> str:
 NEW_PERCENT = 10
 """Of the requests that come through the gateway, while one of two replicas is new."""
 MEASURED_REQUESTS = 100
-WITHIN_PERCENT = 2.0
-"""Of what was asked for: gateways deal in turn, so that little is left to chance."""
-FASTER = ("--rate", "20", "--most", "20000")
-CANARY_PAUSE_SECONDS = 40
+FASTER = ("--rate", "40", "--most", "40000")
+CANARY_PAUSE_SECONDS = 60
 
 
 def _canary() -> dict[str, Any]:
@@ -182,11 +181,8 @@ def _shared_errors(play: Play) -> Outcome:
 def _with_share(play: Play, outcome: Outcome, revision: Revision) -> Outcome:
     spans = weighted(play.eyes.seen(), play.good, NEW_PERCENT, time.time())
     percent, count = percent_of(play.requests, revision.name, spans)
-    problems = list(outcome.problems)
-    if count < MEASURED_REQUESTS:
-        problems.append(f"only {count} requests while {NEW_PERCENT} % were to go to it")
-    elif abs(percent - NEW_PERCENT) > WITHIN_PERCENT:
-        problems.append(f"it got {percent:.1f} % of {count} requests, {NEW_PERCENT} % were asked for")
+    wrong = problems_of_share(percent, NEW_PERCENT, count, MEASURED_REQUESTS)
+    problems = [*outcome.problems, *wrong]
     return replace(outcome, percent_asked=NEW_PERCENT, percent_measured=round(percent, 2), problems=problems)
 
 

@@ -36,11 +36,9 @@ ENVOY_PORT = PORT + 8000
 """What Contour has Envoy listen on for it."""
 XDS_PORT = 8001
 READY_PORT = 8002
-KINDS = (
-    *("gatewayclasses", "gateways", "httproutes", "grpcroutes", "tlsroutes"),
-    *("referencegrants", "backendtlspolicies"),
-)
-"""What Contour watches."""
+KINDS = ("gatewayclasses", "gateways", "httproutes", "referencegrants")
+UNUSED_KINDS = ("grpcroutes", "tcproutes", "tlsroutes", "backendtlspolicies")
+"""What Contour would watch as well, some in versions that Gateway API no longer serves."""
 READY_SECONDS = 120
 
 
@@ -119,8 +117,10 @@ def _pod() -> dict[str, Any]:
     """Return Contour and the one Envoy that it steers, side by side: they talk over the pod's loopback, without TLS."""
     settings = {"name": "settings", "mountPath": "/settings", "readOnly": True}
     steered = {"name": "envoy", "mountPath": "/envoy"}
+    admin = {"name": "admin", "mountPath": "/admin"}
     xds = ["--xds-address=127.0.0.1", f"--xds-port={XDS_PORT}"]
     serve = ["serve", "--incluster", "--insecure", "--disable-leader-election"]
+    serve += [f"--disable-feature={kind}" for kind in UNUSED_KINDS]
     envoy = ["-c", "/envoy/envoy.json", "--service-cluster", NAMESPACE, "--service-node", NAME]
     ready = {"httpGet": {"path": "/ready", "port": READY_PORT}, "periodSeconds": 1}
     return {
@@ -137,11 +137,12 @@ def _pod() -> dict[str, Any]:
         ],
         "containers": [
             _container("contour", CONTOUR_IMAGE, [*serve, *xds, "--config-path=/settings/contour.yaml"], [settings]),
-            _container("envoy", ENVOY_IMAGE, envoy, [steered], readinessProbe=ready),
+            _container("envoy", ENVOY_IMAGE, envoy, [steered, admin], readinessProbe=ready),
         ],
         "volumes": [
             {"name": "settings", "configMap": {"name": NAME}},
             {"name": "envoy", "emptyDir": {}},
+            {"name": "admin", "emptyDir": {}},
         ],
     }  # fmt: skip
 

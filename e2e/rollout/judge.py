@@ -152,6 +152,23 @@ def percent_of(requests: Iterable[Request], revision: str, spans: Sequence[Span]
     return 100 * sum(within) / len(within) if within else 0.0, len(within)
 
 
+SURE = 3.29
+"""Standard deviations that chance leaves once in a thousand times."""
+
+
+def problems_of_share(percent: float, asked: float, count: int, least: int) -> list[str]:
+    """Return what is wrong with a share that was measured. Gateways may deal by chance: of few requests it says little.
+
+    The bound is that of a binomial proportion by the normal approximation, once in a thousand times passed by chance.
+    """
+    if count < least:
+        return [f"only {count} requests while {asked:g} % were to go to it"]
+    bound = SURE * math.sqrt(asked * (100 - asked) / count)
+    if abs(percent - asked) > bound:
+        return [f"it got {percent:.1f} % of {count} requests, not {asked:g} % (within {bound:.1f})"]
+    return []
+
+
 def lost(requests: Iterable[Request], bad: str, excused: Sequence[Span]) -> list[Request]:
     """Return the failed requests that good replicas lost. ``bad``: what the bad revision calls itself, if there is one."""
     return [

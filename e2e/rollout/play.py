@@ -1,9 +1,12 @@
 """One case at work: an LLMDeployment of its own, watched and asked, and what is done to it."""
 
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from operator import itemgetter
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +22,8 @@ READY_SECONDS = 120.0
 VERDICT_SECONDS = 480.0
 """A crash after a minute is one only after the third, and kubelets wait longer from one to the next."""
 RECOVERY_SECONDS = 180.0
+ROUTED_SECONDS = 360.0
+"""Gateway API is noticed within five minutes when it comes to a cluster."""
 BEFORE_REQUESTS = 20
 AFTER_SECONDS = 5.0
 """Of traffic, after the end."""
@@ -58,10 +63,22 @@ class Play:
         if self._traffic is not None:
             self._traffic.end()
         self.eyes.close()
+        self._record()
         self.stage.kubectl(
             "-n", self.stage.namespace, "delete", "llmd", self.name, "--ignore-not-found", "--wait=true"
         )
         self.stage.until("its pods gone", lambda: not self.stage.pods(self.name), READY_SECONDS)
+
+    def _record(self) -> None:
+        """Write down what was asked and seen, in order: who lost which request is found in there."""
+        lines = [{"what": "request", **asdict(request)} for request in self.requests]
+        for moment in self.history:
+            replicas = [asdict(replica) for replica in moment.replicas.values()]
+            lines.append({"what": "replicas", "at": moment.at, "replicas": replicas})
+        lines.append({"what": "change", "at": self.changed})
+        path = ROOT / "build" / "e2e" / "rollout" / f"{self.name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(line) + "\n" for line in sorted(lines, key=itemgetter("at"))))
 
     @property
     def eyes(self) -> Eyes:
@@ -98,6 +115,8 @@ class Play:
         """
         self.apply(revision, **spec)
         self.until("the first revision serves", lambda: self.eyes.now.ready() == self.replicas, READY_SECONDS)
+        if "gateway" in spec.get("rollout", {}):
+            self.until("the gateway takes it", self._is_routed, ROUTED_SECONDS)
         (self.good,) = {replica.revision for replica in self.eyes.now.replicas.values()}
         self.began = time.time()
         self.ask(how)
@@ -184,6 +203,10 @@ class Play:
         old, new = now.ready(self.good), [r for r in now.others(self.good) if self.good]
         there = f"old {old} ready, new {len(new)} there, {sum(r.ready for r in new)} ready"
         return ", ".join([*words, there if self.good else f"{now.ready()} ready"])
+
+    def _is_routed(self) -> bool:
+        conditions = (self.eyes.service.get("status") or {}).get("conditions", ())
+        return any(c["type"] == "Routed" and c["status"] == "True" for c in conditions)
 
     def verdict(self, since: float | None = None, seconds: float = VERDICT_SECONDS) -> Verdict | None:
         """Wait for a verdict on what was changed last; None when there is none in time."""

@@ -133,7 +133,23 @@ async def test_it_ends_after_the_most_requests_each_over_a_connection_of_its_own
         await driver.drive(asks, told.append, asyncio.Event(), rate=1000, most=12)
     assert len(told) == 12
     assert {made["protocol"] for made in told} == {"REST", "gRPC"}
-    assert len(model.connections) == 12
+    assert len(model.connections) == 12 + len(asks)  # and the first answers, which are not counted
+
+
+async def test_what_fails_before_a_first_answer_is_not_counted() -> None:
+    model, told, questions = Model(), list[dict[str, Any]](), list[str]()
+
+    def refuse_at_first(question: str) -> str:
+        questions.append(question)
+        if len(questions) < 10:
+            raise RuntimeError("not yet")
+        return WHO + question
+
+    model.answer = refuse_at_first
+    async with serving(model) as asks:
+        await driver.drive(asks, told.append, asyncio.Event(), rate=1000, most=4)
+    assert len(told) == 4
+    assert all(made["ok"] for made in told), told
 
 
 async def test_it_ends_when_it_is_told_to() -> None:

@@ -12,6 +12,7 @@ from e2e.rollout.judge import (
     percent_of,
     problems_of_gap,
     problems_of_reason,
+    problems_of_share,
     problems_of_traffic,
     recovered,
     unserved,
@@ -126,6 +127,15 @@ def test_a_share_is_measured_over_rest_among_answers_once_gateways_have_heard_of
     others = [a_request(5, protocol="gRPC", **new), a_request(5, why="ConnectError")]
     assert percent_of([*counted, early, late, *others], "good-2", [Span(0, 10)]) == (25.0, 4)
     assert percent_of([], "good-2", [Span(0, 10)]) == (0.0, 0)
+
+
+def test_a_share_may_be_off_by_what_chance_does() -> None:
+    assert problems_of_share(12.5, 10, 735, least=100) == []
+    assert problems_of_share(50.0, 10, 735, least=100) == [
+        "it got 50.0 % of 735 requests, not 10 % (within 3.6)"
+    ]
+    assert problems_of_share(12.5, 10, 10_000, least=100)
+    assert problems_of_share(10.0, 10, 99, least=100) == ["only 99 requests while 10 % were to go to it"]
 
 
 def test_the_table_has_a_line_per_case_and_what_went_wrong() -> None:
