@@ -3,72 +3,41 @@
 python -m e2e.external [--case PATTERN] [--provider P] [--cluster-name N] [--keep]
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-from e2e.cluster import PROVIDERS, provider_for
+from e2e import campaign
+from e2e.cluster import provider_for
 from e2e.cluster.audit import calls, requests
-from e2e.cluster.provider import ROOT
-from e2e.external.cases import CASES, Case, chosen
+from e2e.external.cases import CASES
 from e2e.external.judge import Outcome, spec_writes
-from e2e.external.report import table, write
-from e2e.external.stage import Stage, open_stage
+from e2e.external.report import table
+from e2e.external.stage import open_stage
 
 AUTOSCALER = "system:serviceaccount:kube-system:horizontal-pod-autoscaler"
 
 
 def main(arguments: list[str]) -> int:
     """Return 1 when a case failed, 2 when no case is called so."""
-    parser = argparse.ArgumentParser(
-        prog="python -m e2e.external", description="Autoscalers of others, the real ones, on LLMDeployments."
-    )
-    parser.add_argument("--case", action="append", help="only these, by name or pattern: keda/idle, 'hpa/*'")
-    parser.add_argument("--list", action="store_true", help="say which cases there are, and run none")
-    parser.add_argument(
-        "--provider", choices=("auto", *PROVIDERS), default="auto", help="who makes the cluster"
-    )
-    parser.add_argument(
-        "--cluster-name", default="preheat-external", help="name of the cluster [%(default)s]"
-    )
-    parser.add_argument(
-        "--keep", action="store_true", help="leave the cluster up, for another run by its name"
-    )
-    parser.add_argument("--results", type=Path, default=ROOT / "build" / "bench" / "external.jsonl")
-    given = parser.parse_args(arguments)
+    given = campaign.options(
+        "external", "Autoscalers of others, the real ones, on LLMDeployments."
+    ).parse_args(arguments)
     if given.list:
-        print("\n".join(f"{case.name:<20} {case.words}" for case in CASES.values()))
+        print(campaign.listed(CASES))
         return 0
     try:
-        cases = chosen(given.case or ())
+        cases = campaign.chosen(CASES, given.case or ())
     except ValueError as error:
         print(error)
         return 2
     provider = provider_for(given.provider, given.cluster_name)
     with open_stage(provider, keep=given.keep) as stage:
-        outcomes = run(stage, cases, given.results)
+        outcomes = campaign.run(stage, cases, given.results)
         if provider.audit_log is not None:
             outcomes.append(audited(provider.audit_log))
-            write(given.results, outcomes)
+            campaign.write(given.results, outcomes)
     print(table(outcomes))
     return 1 if any(not outcome.passed for outcome in outcomes) else 0
-
-
-def run(stage: Stage, cases: list[Case], results: Path) -> list[Outcome]:
-    """Run cases one after the other. What is known is written after each."""
-    outcomes: list[Outcome] = []
-    for number, case in enumerate(cases, 1):
-        print(f"{number}/{len(cases)} {case.name}: {case.words}", flush=True)
-        outcome = case.play(stage, lambda words: print(words, flush=True))
-        outcomes.append(outcome)
-        write(results, outcomes)
-        print(
-            f"  {case.name:<20} {'passed' if outcome.passed else 'FAILED'}, {outcome.seconds:.0f} s",
-            flush=True,
-        )
-        for problem in outcome.problems:
-            print(f"    {problem}", flush=True)
-    return outcomes
 
 
 def audited(log: Path) -> Outcome:

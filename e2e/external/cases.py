@@ -1,10 +1,10 @@
 """The cases: who scales what, and what must come of it (issue 6)."""
 
-import fnmatch
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from e2e.campaign import Tell
 from e2e.external.judge import Outcome, condition
 from e2e.external.play import FOLLOW_SECONDS, Play
 from e2e.external.stage import Stage
@@ -14,8 +14,6 @@ APPLIED = "kubectl-client-side-apply"
 """Who made the object has what the schema put there, until somebody scales it."""
 STAYS_SECONDS = 35.0
 """Two looks of an autoscaler, and a little."""
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,24 +200,18 @@ def _floor(play: Play) -> None:
     play.follows(2)
 
 
-_ALL = (
-    Case("hpa/average", "one replica, two, one, by AverageValue", _average, frozenset({HPA})),
-    Case("hpa/value", "the same by Value: ready pods are counted", _value, frozenset({HPA})),
-    Case("hpa/above-max", "three asked for, one allowed", _above, frozenset({HPA})),
-    Case("hpa/predictive", "an autoscaler where Preheat decides", _ignored, frozenset({HPA})),
-    Case("hpa/zero", "a person stops the model, and starts it", _zero, frozenset({HPA, PERSON})),
-    Case("hpa/operator-away", "two asked for without an operator", _away, frozenset({HPA})),
-    Case("hpa/rollout", "a new revision meanwhile", _rollout, frozenset({APPLIED})),
-    Case("keda/activation", "none, one, two, one, none", _activation, frozenset({HPA, KEDA})),
-    Case("keda/idle", "idleReplicaCount: none while nothing is asked", _idle, frozenset({HPA, KEDA})),
-    Case("keda/floor", "none asked for, one must stay", _floor, frozenset({HPA, KEDA})),
-)
-CASES: Mapping[str, Case] = {case.name: case for case in _ALL}
-
-
-def chosen(patterns: Sequence[str]) -> list[Case]:
-    """Return the cases with these names or patterns, all without any. Raises ValueError for one that fits none."""
-    for pattern in patterns:
-        if not fnmatch.filter(CASES, pattern):
-            raise ValueError(f"no case is called {pattern}: {', '.join(CASES)}")
-    return [c for c in _ALL if not patterns or any(fnmatch.fnmatch(c.name, pattern) for pattern in patterns)]
+CASES: Mapping[str, Case] = {
+    case.name: case
+    for case in (
+        Case("hpa/average", "one replica, two, one, by AverageValue", _average, frozenset({HPA})),
+        Case("hpa/value", "the same by Value: ready pods are counted", _value, frozenset({HPA})),
+        Case("hpa/above-max", "three asked for, one allowed", _above, frozenset({HPA})),
+        Case("hpa/predictive", "an autoscaler where Preheat decides", _ignored, frozenset({HPA})),
+        Case("hpa/zero", "a person stops the model, and starts it", _zero, frozenset({HPA, PERSON})),
+        Case("hpa/operator-away", "two asked for without an operator", _away, frozenset({HPA})),
+        Case("hpa/rollout", "a new revision meanwhile", _rollout, frozenset({APPLIED})),
+        Case("keda/activation", "none, one, two, one, none", _activation, frozenset({HPA, KEDA})),
+        Case("keda/idle", "idleReplicaCount: none while nothing is asked", _idle, frozenset({HPA, KEDA})),
+        Case("keda/floor", "none asked for, one must stay", _floor, frozenset({HPA, KEDA})),
+    )
+}

@@ -1,8 +1,10 @@
 """What is right and what is not, in objects as they are read: who wrote a number, and what an autoscaler complains of. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from e2e import campaign
 
 Body = Mapping[str, Any]
 
@@ -12,20 +14,13 @@ REFUSED = frozenset({"FailedGetScale", "FailedUpdateScale", "SelectorRequired", 
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(campaign.Outcome):
     """What came of a case."""
 
-    case: str
     steps: tuple[tuple[str, float], ...] = ()
     """What was waited for, with how long it took, in seconds."""
     writers: tuple[str, ...] = ()
     """Who has the field spec.replicas at the end."""
-    problems: Sequence[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def passed(self) -> bool:
-        return not self.problems
 
 
 def writers(body: Body) -> set[str]:

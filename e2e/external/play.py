@@ -163,7 +163,9 @@ class Play:
         problems = [*self.problems]
         if autoscaler := self.autoscaler:
             problems += refusals(self._events(autoscaler))
-        return Outcome(self.case, tuple(self.steps), tuple(sorted(writers(self.body))), problems)
+        return Outcome(
+            self.case, problems, steps=tuple(self.steps), writers=tuple(sorted(writers(self.body)))
+        )
 
     def _is_active(self) -> bool:
         return condition(self.autoscaler, "ScalingActive").get("status") == "True"

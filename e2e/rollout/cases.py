@@ -1,8 +1,6 @@
 """The cases: what is done to a model that serves, and what must come of it (issue 7)."""
 
-import fnmatch
 import math
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from e2e.campaign import Tell
 from e2e.cluster import GPU_NODES
 from e2e.rollout import gateway
 from e2e.rollout.judge import (
@@ -45,8 +44,6 @@ PATIENCE_SECONDS = 20
 L4, A10G = "nvidia-l4", "nvidia-a10g"
 TWO_TYPES = {"gpu": {"types": [L4, A10G], "patienceSeconds": PATIENCE_SECONDS}}
 KILLS_AT_MOST = 6
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,16 +401,3 @@ CASES: Mapping[str, Case] = {
         Case("gpu/gone", "the first type is gone", _gpus_gone),
     )
 }
-
-
-def chosen(patterns: Sequence[str], seed: int) -> list[Case]:
-    """Return the cases that a pattern fits, all without one, in an order that the seed decides.
-
-    Raises ValueError for a pattern that fits none.
-    """
-    for pattern in patterns:
-        if not fnmatch.filter(CASES, pattern):
-            raise ValueError(f"no case is called {pattern!r}: there are {', '.join(CASES)}")
-    names = [name for name in CASES if not patterns or any(fnmatch.fnmatch(name, p) for p in patterns)]
-    random.Random(seed).shuffle(names)
-    return [CASES[name] for name in names]

@@ -7,8 +7,9 @@ was to be expected. All others were lost by the replicas that were good.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from e2e import campaign
 from e2e.rollout.eyes import Body, Glimpse, Moment
 from e2e.rollout.traffic import Request, failed, reasons
 
@@ -43,15 +44,14 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a case; a line of the results. ``lost``: of the failed ones, those that good replicas lost.
+class Outcome(campaign.Outcome):
+    """What came of a case. ``lost``: of the failed ones, those that good replicas lost.
 
     ``seconds_to_verdict`` counts from the change, ``seconds_to_recovery`` from the verdict until the good replicas were
     all back, or for a rollout how long no replica served. ``percent_asked``: what a gateway was to give the new
     revision, ``percent_measured``: what it gave, of the requests that were answered.
     """
 
-    case: str
     verdict: str = ""
     reason: str = ""
     sent: int = 0
@@ -61,12 +61,6 @@ class Outcome:
     seconds_to_recovery: float | None = None
     percent_asked: float | None = None
     percent_measured: float | None = None
-    seconds: float = 0.0
-    problems: Sequence[str] = field(default_factory=tuple)
-
-    @property
-    def passed(self) -> bool:
-        return not self.problems
 
 
 VERDICTS = (("RolledBack", "True"), ("PreflightPassed", "False"))
@@ -141,13 +135,16 @@ def weighted(glimpses: Iterable[Glimpse], good: str, percent: int, until: float)
 def percent_of(requests: Iterable[Request], revision: str, spans: Sequence[Span]) -> tuple[float, int]:
     """Return how many percent of the requests over REST a revision answered, and of how many that is.
 
-    The first seconds of a span are left out: gateways take a new weight when they have heard of it.
+    Its first and last seconds are left out: gateways hear of a weight after it is written, the status is told after that.
     """
     within = [
         request.revision == revision
         for request in requests
         if request.protocol == "REST" and request.revision
-        if any(span.start + MARGIN_SECONDS <= request.at and request.ended <= span.end for span in spans)
+        if any(
+            span.start + MARGIN_SECONDS <= request.at and request.ended <= span.end - MARGIN_SECONDS
+            for span in spans
+        )
     ]
     return 100 * sum(within) / len(within) if within else 0.0, len(within)
 

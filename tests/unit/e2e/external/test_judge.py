@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from e2e.external.cases import CASES, chosen
 from e2e.external.judge import Outcome, complaints, refusals, spec_writes, unlike, writers
 from e2e.external.keda import TAG, adapted
 from e2e.external.report import table
@@ -92,16 +91,9 @@ def test_an_audit_log_tells_of_writes_that_are_not_the_status() -> None:
     assert spec_writes([*right, *wrong]) == ["patch llmdeployments", "update llmdeployments/scale"]
 
 
-def test_cases_are_chosen_by_pattern() -> None:
-    assert [case.name for case in chosen(["keda/*"])] == [name for name in CASES if name.startswith("keda/")]
-    assert len(chosen([])) == len(CASES)
-    with pytest.raises(ValueError, match="no case is called keda/nine"):
-        chosen(["keda/nine"])
-
-
 def test_a_case_that_failed_is_seen_in_the_table() -> None:
     text = table(
-        [Outcome("a", (("2 answer", 3.5), ("1 answer", 1.0))), Outcome("b", problems=["it is wrong"])]
+        [Outcome("a", steps=(("2 answer", 3.5), ("1 answer", 1.0))), Outcome("b", problems=["it is wrong"])]
     )
     assert "2 answer: 3.5 s" in text
     assert "  b: it is wrong" in text

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from e2e.rollout.cases import CASES, chosen
+from e2e.rollout.cases import CASES
 from e2e.rollout.revisions import ALL, BAD, files, filled
 
 PREFIX_BYTES = 200_000
@@ -40,14 +40,6 @@ def test_what_is_stored_matches_its_digests_but_for_one_corrupt_file(name: str, 
 
 def test_the_store_fits_into_what_kubectl_applies() -> None:
     assert len(json.dumps(files())) < PREFIX_BYTES
-
-
-def test_cases_are_chosen_by_pattern_in_an_order_of_the_seed() -> None:
-    assert {case.name for case in chosen((), 1)} == set(CASES)
-    assert [c.name for c in chosen(["bad/*"], 1)] != [c.name for c in chosen(["bad/*"], 2)]
-    assert [c.name for c in chosen(["slow-load"], 1)] == ["slow-load"]
-    with pytest.raises(ValueError, match="no case is called 'no'"):
-        chosen(["slow-load", "no"], 1)
 
 
 def test_names_of_cases_are_names_of_objects() -> None:
