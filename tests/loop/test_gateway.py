@@ -240,3 +240,32 @@ async def test_killed_after_any_write_nobody_who_cannot_answer_gets_anything(wri
             await asyncio.sleep(30)
         assert weights(kube) == {kube.store[SERVICE]["status"]["revision"]: 100}
         assert watch.nobody == []
+
+
+async def a_canary(kubelets: Kubelets, **rollout: Any) -> tuple[str, str]:
+    """Have a canary get its tenth; return its revision and that of its predecessor."""
+    kube = kubelets.kube
+    before = str(kube.store[SERVICE]["status"]["revision"])
+    change(kube, rollout={**CANARY, **rollout}, **OTHER)
+    await asyncio.sleep(40)
+    after = str(kube.store[SERVICE]["status"]["revision"])
+    assert weights(kube) == {after: 10, before: 90}
+    return after, before
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_spec_that_is_put_back_takes_nothing_from_who_serves(paused: bool) -> None:
+    async with a_cluster(4) as kubelets:
+        kube, model = kubelets.kube, kubelets.kube.store[SERVICE]["spec"]["model"]
+        await serve(kubelets, **CANARY)
+        async with operator(kube):
+            canary, before = await a_canary(kubelets)
+            watch = Watch(kube)
+            change(kube, rollout={**CANARY, "paused": paused}, model=model)
+            await asyncio.sleep(120)
+            assert [seen for seen in watch.seen if seen.get(canary, 0) > 10] == []
+            assert weights(kube) == ({canary: 10, before: 90} if paused else {before: 100})
+            change(kube, rollout=CANARY)
+            await asyncio.sleep(120)
+            assert [seen for seen in watch.seen if seen.get(canary, 0) > 10] == []
+            assert weights(kube) == {before: 100}
