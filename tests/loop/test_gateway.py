@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from preheat.decide.plan import RESYNC_SECONDS
+from preheat.errors import InvalidSpec
 
 from tests.fakes import FakeKube
 from tests.loop.test_rollout import (
@@ -269,3 +270,39 @@ async def test_a_spec_that_is_put_back_takes_nothing_from_who_serves(paused: boo
             await asyncio.sleep(120)
             assert [seen for seen in watch.seen if seen.get(canary, 0) > 10] == []
             assert weights(kube) == {before: 100}
+
+
+@pytest.mark.parametrize("what", ["the spec", "a Deployment"])
+async def test_who_is_lost_gets_nothing_whatever_is_refused_meanwhile(what: str) -> None:
+    async with a_cluster(4) as kubelets:
+        kube, _ = kubelets.kube, await serve(kubelets, **CANARY)
+        async with operator(kube):
+            canary, before = await a_canary(kubelets)
+            if what == "the spec":
+                hours = {"start": "08:00", "end": "18:00", "minReplicas": 1, "timeZone": "Europe/Nowhere"}
+                change(kube, scaling={"mode": "Predictive", "maxReplicas": 4, "targetConcurrency": 4, "schedules": [hours]})  # fmt: skip
+            else:
+                kube.refuses["apply Deployment"] = InvalidSpec("422 a policy says no")
+                change(kube, health={"stallSeconds": 900})
+            await asyncio.sleep(5)
+            (pod,) = [
+                key for key, body in kube.store.items()
+                if key[0] == "Pod" and body["metadata"]["labels"]["preheat.dev/revision"] == canary
+            ]  # fmt: skip
+            kube.remove(*pod)
+            await asyncio.sleep(3)
+            assert weights(kube).get(canary, 0) == 0
+            assert weights(kube)[before] == 100
+            assert told(kube).get(before) == 100
+
+
+async def test_a_route_that_cannot_be_written_keeps_nothing_from_being_remembered() -> None:
+    async with a_cluster(4) as kubelets:
+        kube = kubelets.kube
+        scaling = {"mode": "Predictive", "minReplicas": 2, "maxReplicas": 4, "targetConcurrency": 4}
+        change(kube, scaling=scaling)
+        kube.refuses["apply HTTPRoute"] = InvalidSpec("422 a policy says no")
+        change(kube, rollout=GATEWAY)
+        async with operator(kube):
+            await asyncio.sleep(3 * RESYNC_SECONDS)
+        assert ("ControllerRevision", "preheat-demo", "smollm2-scaler") in kube.store

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from typing_extensions import override
+
 from preheat.api.conditions import ConditionType, Reason
 from preheat.api.constants import ANNOTATION_SHARE, FIELD_MANAGER, LABEL_REVISION
 from preheat.api.llmdeployment import LLMDeployment, TrafficStatus
@@ -60,6 +62,7 @@ class Share:
             return None
         return cls(revision, min(100, asked), min(100, parse_count(least) or 0))
 
+    @override
     def __str__(self) -> str:
         """Return it as an annotation."""
         return f"{self.revision}={self.percent}" + (f",{self.least}" if self.least else "")
