@@ -759,9 +759,9 @@ class GatewaySpec(APIModel):
                 (
                     "self.all(p, self.exists_one(q, q.name == p.name "
                     "&& (has(q.__namespace__) ? q.__namespace__ : '') == (has(p.__namespace__) ? p.__namespace__ : '') "
-                    "&& (has(q.sectionName) ? q.sectionName : '') == (has(p.sectionName) ? p.sectionName : '') "
-                    "&& (has(q.port) ? q.port : 0) == (has(p.port) ? p.port : 0)))",
-                    "must name each Gateway, listener and port once",
+                    "&& (!has(q.sectionName) || !has(p.sectionName) || q.sectionName == p.sectionName)))",
+                    "must name each Gateway once, or each of its listeners once by `sectionName`: Gateway API takes no "
+                    "other references to one Gateway",
                 ),
             ),
         ),
