@@ -121,6 +121,25 @@ async def test_blue_green_switches_in_one_write_and_old_replicas_go_after_it() -
         assert watch.nobody == []
 
 
+async def test_in_place_an_old_replica_goes_before_a_new_one_comes_also_through_a_gateway() -> None:
+    async with a_cluster(4) as kubelets:
+        kube, before = kubelets.kube, await serve(kubelets, strategy="InPlace", **GATEWAY)
+        watch, asked = Watch(kube), [0]
+        async with operator(kube):
+            change(kube, **OTHER)
+            for _ in range(300):
+                await asyncio.sleep(0.1)
+                asked.append(
+                    sum(b["spec"]["replicas"] for k, b in kube.store.items() if k[0] == "Deployment")
+                )
+        after = kube.store[SERVICE]["status"]["revision"]
+        assert max(asked) == 2, "never more than are wanted, though GPUs are free"
+        assert watch.seen == [
+            {before: 100}, {after: 0, before: 100}, {after: 100, before: 0}, {after: 100}
+        ]  # fmt: skip
+        assert watch.nobody == []
+
+
 async def test_a_pause_holds_the_weights() -> None:
     async with a_cluster(4) as kubelets:
         kube, before = kubelets.kube, await serve(kubelets, **CANARY)

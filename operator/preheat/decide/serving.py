@@ -94,6 +94,8 @@ def decide_service(
     )
     going = Rolling(wish.id, step, left - {wish.id}, wish.going_back)
     traffic = decide_traffic(service, seen.route, seen.pods, seen.deployments, going, now)
+    if step is not None and step.chosen is Method.IN_PLACE and traffic.stay:
+        step = _one_for_one(seen, step, wish.id)
     old_replicas = _old_replicas(service, wish, seen, step, traffic.stay)
     renewal = renew(service.namespace, seen, wish)
     writes: list[Write] = [
@@ -133,6 +135,16 @@ def _announced(service: LLMDeployment, seen: ServiceObservation, step: Step) -> 
     }
     kept = {key: max(count, now.get(key, 0)) for key, count in step.replicas.items()}
     return replace(step, replicas=kept, look_again_seconds=POLL_SECONDS)
+
+
+def _one_for_one(seen: ServiceObservation, step: Step, wanted: str) -> Step:
+    """Return the step without new replicas: the old one whose place the next was to take stays for a gateway yet."""
+    now = {(v.revision, v.gpu_type): v.replicas for v in seen.deployments}
+    asked = {
+        key: min(count, now.get(key, 0)) if key[0] == wanted else count
+        for key, count in step.replicas.items()
+    }
+    return replace(step, replicas=asked, look_again_seconds=POLL_SECONDS)
 
 
 def _question(
