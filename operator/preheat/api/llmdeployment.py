@@ -610,8 +610,8 @@ class ScalingSpec(APIModel):
         bool,
         Field(
             description="Whether the last replica may go when nothing was asked for longer than bringing it back "
-            "takes. It comes back ahead of times at which something is expected, and for a schedule. A request does "
-            "not wake it: nothing counts requests while no replica is there."
+            "takes. It comes back ahead of times at which something is expected, for a schedule, and for a request: the "
+            "front, where there is one, tells who asks when to come again."
         ),
     ] = False
     target_concurrency: Annotated[
