@@ -113,7 +113,7 @@ class RouteView:
 
 def _told(parent: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     conditions = (c for c in _list(parent.get("conditions")) if isinstance(c, dict))
-    return {str(c.get("type")): c for c in conditions if c.get("type") in {"Accepted", "ResolvedRefs"}}
+    return {kind: c for c in conditions if (kind := str(c.get("type"))) in {"Accepted", "ResolvedRefs"}}
 
 
 def _refusals(conditions: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -48,7 +48,8 @@ def read(body: Slice) -> Sleeper | None:
     metadata = body.get("metadata") or {}
     name = (metadata.get("labels") or {}).get(LABEL_DEPLOYMENT)
     # The first and no other, as the operator reads it: else a stranger's slice has a port that nobody knows is taken.
-    port = next(iter(body.get("ports") or ()), {}).get("port")
+    ports = body.get("ports") or ()
+    port = ports[0].get("port") if ports else None
     if not name or not isinstance(port, int) or _owner(metadata) != name:
         return None
     annotations = metadata.get("annotations") or {}

@@ -308,6 +308,7 @@ def parent(**conditions: str) -> dict[str, Any]:
         (a_route(parent(Accepted="True", ResolvedRefs="False")), False, Reason.ROUTE_REFUSED),
         ({**a_route(), "status": {"parents": "x"}}, None, Reason.ROUTE_PENDING),
         ({**a_route(), "status": [1]}, None, Reason.ROUTE_PENDING),
+        (a_route({"conditions": [{"type": ["Accepted"]}, {"type": {}}, 7]}), None, Reason.ROUTE_PENDING),
         ({**a_route(parent()), "spec": {"rules": [{"backendRefs": [3, {"name": 4}]}, None]}}, None, Reason.ROUTE_PENDING),
     ],
 )  # fmt: skip
