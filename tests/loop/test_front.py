@@ -11,6 +11,7 @@ from preheat.config import OperatorConfig
 from preheat.controller.service import Controller
 from preheat.decide.observed import FrontReport, Reading
 from preheat.decide.plan import RESYNC_SECONDS
+from preheat.errors import InvalidSpec
 
 from tests.fakes import FakeKube, FakeSidecars
 from tests.loop.test_controller import NODE, a_controller, example
@@ -296,3 +297,28 @@ async def test_a_slice_that_somebody_changes_is_put_back(kube: FakeKube, sidecar
         kube.remove(*SLICE)
         await asyncio.sleep(2)
         assert addresses(kube) == ["10.9.0.1", "10.9.0.2"]
+
+
+@pytest.mark.parametrize("what", ["the spec", "a Deployment"])
+async def test_a_ready_replica_ends_it_whatever_is_refused_meanwhile(
+    kube: FakeKube, sidecars: FakeSidecars, what: str
+) -> None:
+    async with controller(kube, sidecars):
+        await asyncio.sleep(67)
+        said(sidecars, 0, 1)
+        await asyncio.sleep(4)
+        run_pods(kube, 1, ready=False)
+        await asyncio.sleep(5)
+        assert addresses(kube) == ["10.9.0.1", "10.9.0.2"]
+        if what == "the spec":
+            times = [{"start": "08:00", "end": "18:00", "minReplicas": 1, "timeZone": "Europe/Nowhere"}]
+            kube.put(example(replicas=0, scaling={**SCALING, "schedules": times}))
+        else:
+            kube.refuses["apply Deployment"] = InvalidSpec("422 a policy says no")
+            kube.put(example(replicas=0, scaling=SCALING, health={"stallSeconds": 900}))
+        await asyncio.sleep(5)
+        run_pods(kube, 1)
+        await asyncio.sleep(5)
+        (ready,) = [c for c in status(kube)["conditions"] if c["type"] == "Ready"]
+        assert ready["reason"] == ("InvalidSpec" if what == "the spec" else "ChildRefused")
+        assert addresses(kube) == [], "who is ready is asked"

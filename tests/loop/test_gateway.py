@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from preheat.decide.plan import RESYNC_SECONDS
+from preheat.errors import InvalidSpec
 
 from tests.fakes import FakeKube
 from tests.loop.test_rollout import (
@@ -114,6 +115,25 @@ async def test_blue_green_switches_in_one_write_and_old_replicas_go_after_it() -
             await until_ready(kube, before)
             await asyncio.sleep(30)
         after = kube.store[SERVICE]["status"]["revision"]
+        assert watch.seen == [
+            {before: 100}, {after: 0, before: 100}, {after: 100, before: 0}, {after: 100}
+        ]  # fmt: skip
+        assert watch.nobody == []
+
+
+async def test_in_place_an_old_replica_goes_before_a_new_one_comes_also_through_a_gateway() -> None:
+    async with a_cluster(4) as kubelets:
+        kube, before = kubelets.kube, await serve(kubelets, strategy="InPlace", **GATEWAY)
+        watch, asked = Watch(kube), [0]
+        async with operator(kube):
+            change(kube, **OTHER)
+            for _ in range(300):
+                await asyncio.sleep(0.1)
+                asked.append(
+                    sum(b["spec"]["replicas"] for k, b in kube.store.items() if k[0] == "Deployment")
+                )
+        after = kube.store[SERVICE]["status"]["revision"]
+        assert max(asked) == 2, "never more than are wanted, though GPUs are free"
         assert watch.seen == [
             {before: 100}, {after: 0, before: 100}, {after: 100, before: 0}, {after: 100}
         ]  # fmt: skip
@@ -240,3 +260,68 @@ async def test_killed_after_any_write_nobody_who_cannot_answer_gets_anything(wri
             await asyncio.sleep(30)
         assert weights(kube) == {kube.store[SERVICE]["status"]["revision"]: 100}
         assert watch.nobody == []
+
+
+async def a_canary(kubelets: Kubelets, **rollout: Any) -> tuple[str, str]:
+    """Have a canary get its tenth; return its revision and that of its predecessor."""
+    kube = kubelets.kube
+    before = str(kube.store[SERVICE]["status"]["revision"])
+    change(kube, rollout={**CANARY, **rollout}, **OTHER)
+    await asyncio.sleep(40)
+    after = str(kube.store[SERVICE]["status"]["revision"])
+    assert weights(kube) == {after: 10, before: 90}
+    return after, before
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_spec_that_is_put_back_takes_nothing_from_who_serves(paused: bool) -> None:
+    async with a_cluster(4) as kubelets:
+        kube, model = kubelets.kube, kubelets.kube.store[SERVICE]["spec"]["model"]
+        await serve(kubelets, **CANARY)
+        async with operator(kube):
+            canary, before = await a_canary(kubelets)
+            watch = Watch(kube)
+            change(kube, rollout={**CANARY, "paused": paused}, model=model)
+            await asyncio.sleep(120)
+            assert [seen for seen in watch.seen if seen.get(canary, 0) > 10] == []
+            assert weights(kube) == ({canary: 10, before: 90} if paused else {before: 100})
+            change(kube, rollout=CANARY)
+            await asyncio.sleep(120)
+            assert [seen for seen in watch.seen if seen.get(canary, 0) > 10] == []
+            assert weights(kube) == {before: 100}
+
+
+@pytest.mark.parametrize("what", ["the spec", "a Deployment"])
+async def test_who_is_lost_gets_nothing_whatever_is_refused_meanwhile(what: str) -> None:
+    async with a_cluster(4) as kubelets:
+        kube, _ = kubelets.kube, await serve(kubelets, **CANARY)
+        async with operator(kube):
+            canary, before = await a_canary(kubelets)
+            if what == "the spec":
+                hours = {"start": "08:00", "end": "18:00", "minReplicas": 1, "timeZone": "Europe/Nowhere"}
+                change(kube, scaling={"mode": "Predictive", "maxReplicas": 4, "targetConcurrency": 4, "schedules": [hours]})  # fmt: skip
+            else:
+                kube.refuses["apply Deployment"] = InvalidSpec("422 a policy says no")
+                change(kube, health={"stallSeconds": 900})
+            await asyncio.sleep(5)
+            (pod,) = [
+                key for key, body in kube.store.items()
+                if key[0] == "Pod" and body["metadata"]["labels"]["preheat.dev/revision"] == canary
+            ]  # fmt: skip
+            kube.remove(*pod)
+            await asyncio.sleep(3)
+            assert weights(kube).get(canary, 0) == 0
+            assert weights(kube)[before] == 100
+            assert told(kube).get(before) == 100
+
+
+async def test_a_route_that_cannot_be_written_keeps_nothing_from_being_remembered() -> None:
+    async with a_cluster(4) as kubelets:
+        kube = kubelets.kube
+        scaling = {"mode": "Predictive", "minReplicas": 2, "maxReplicas": 4, "targetConcurrency": 4}
+        change(kube, scaling=scaling)
+        kube.refuses["apply HTTPRoute"] = InvalidSpec("422 a policy says no")
+        change(kube, rollout=GATEWAY)
+        async with operator(kube):
+            await asyncio.sleep(3 * RESYNC_SECONDS)
+        assert ("ControllerRevision", "preheat-demo", "smollm2-scaler") in kube.store

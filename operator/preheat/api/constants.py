@@ -71,7 +71,9 @@ ANNOTATION_WAKES_IN: Final = "preheat.dev/wakes-in-seconds"
 """On the front's EndpointSlice: how long waking takes nearly always; empty where it does not sleep, or nobody knows."""
 
 ANNOTATION_SHARE: Final = "preheat.dev/share"
-"""On an HTTPRoute: ``REVISION=PERCENT``, what the wanted revision is to get, whoever is ready. A pause holds it."""
+"""On an HTTPRoute: ``REVISION=PERCENT``, what the wanted revision is to get, whoever is ready. A pause holds it.
+
+``REVISION=PERCENT,LEAST``, where it had so much already when it became the wanted one."""
 
 ANNOTATION_VERDICT: Final = "preheat.dev/verdict"
 """On a ControllerRevision: that its revision failed, why, and where was gone back to, as JSON."""

@@ -610,8 +610,8 @@ class ScalingSpec(APIModel):
         bool,
         Field(
             description="Whether the last replica may go when nothing was asked for longer than bringing it back "
-            "takes. It comes back ahead of times at which something is expected, and for a schedule. A request does "
-            "not wake it: nothing counts requests while no replica is there."
+            "takes. It comes back ahead of times at which something is expected, for a schedule, and for a request: the "
+            "front, where there is one, tells who asks when to come again."
         ),
     ] = False
     target_concurrency: Annotated[
@@ -759,9 +759,9 @@ class GatewaySpec(APIModel):
                 (
                     "self.all(p, self.exists_one(q, q.name == p.name "
                     "&& (has(q.__namespace__) ? q.__namespace__ : '') == (has(p.__namespace__) ? p.__namespace__ : '') "
-                    "&& (has(q.sectionName) ? q.sectionName : '') == (has(p.sectionName) ? p.sectionName : '') "
-                    "&& (has(q.port) ? q.port : 0) == (has(p.port) ? p.port : 0)))",
-                    "must name each Gateway, listener and port once",
+                    "&& (!has(q.sectionName) || !has(p.sectionName) || q.sectionName == p.sectionName)))",
+                    "must name each Gateway once, or each of its listeners once by `sectionName`: Gateway API takes no "
+                    "other references to one Gateway",
                 ),
             ),
         ),

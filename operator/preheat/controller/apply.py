@@ -1,7 +1,7 @@
 """All writes of one pass: children in order, then the status once, then the events that tell of it.
 
 Every write may be the last before a crash: each is safe to repeat, and none is remembered anywhere but in
-the cluster. A child that cannot be written does not keep the status from being written.
+the cluster. A child that cannot be written does not keep the status from being written, nor the way to what serves.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ from preheat.decide.plan import (
     Plan,
     PricePod,
     Write,
+    part_of,
 )
 from preheat.decide.refusals import with_contests, with_refusal
 from preheat.decide.statuses import foreign_fields, own_part
@@ -218,29 +219,37 @@ class Writer:
     async def _write_all(
         self, writes: Sequence[Write], subject: Subject | None = None, decided_from: Sequence[Manifest] = ()
     ) -> PreheatError | None:
-        """Make the writes in order up to the first that fails; return why it did."""
+        """Make the writes of each part in order, up to the first that fails; return why the first of all did.
+
+        Where the object itself is another by now, that ends all parts.
+        """
         sure_until = self._clock() + SURE_SECONDS if subject is None or self._begins(subject) else 0.0
         decided = {key_of(body): body for body in decided_from if body["kind"] in _OF_REVISIONS}
         absent = frozenset[Key]()
-        try:
-            for write in writes:
+        refused: dict[str, PreheatError] = {}
+        for write in writes:
+            if part_of(write) in refused:
+                continue
+            try:
                 if subject is not None and self._clock() > sure_until and self._changes(write):
                     await self._check_that_it_is_as_it_was(subject)
                     if self._moves_replicas(writes):
                         absent = await self._check_that_revisions_are_as_they_were(subject, writes, decided)
                     sure_until = self._clock() + SURE_SECONDS
                 made = await self._write(write, absent if self._clock() <= sure_until else frozenset())
-                # What this pass made is what it goes on from.
-                if made is not None and made["kind"] in _OF_REVISIONS:
-                    decided[key_of(made)] = made
-                elif isinstance(write, Delete):
-                    decided.pop((write.kind, write.namespace, write.name), None)
-        except NotInstalled as error:
-            self._view.know_kind(error.kind, installed=False)
-            return error
-        except PreheatError as error:
-            return error
-        return None
+            except (GoingAway, Outdated) as error:
+                return error
+            except PreheatError as error:
+                if isinstance(error, NotInstalled):
+                    self._view.know_kind(error.kind, installed=False)
+                refused[part_of(write)] = error
+                continue
+            # What this pass made is what it goes on from.
+            if made is not None and made["kind"] in _OF_REVISIONS:
+                decided[key_of(made)] = made
+            elif isinstance(write, Delete):
+                decided.pop((write.kind, write.namespace, write.name), None)
+        return next(iter(refused.values()), None)
 
     def _begins(self, subject: Subject) -> bool:
         """Tell whether this is the first pass over a new object: nothing of it was ever there, and can be gone."""

@@ -241,7 +241,7 @@ def _of_policy(before: Manifest | None, after: Manifest | None, view: View) -> l
 
 def _of_pod(before: Manifest | None, after: Manifest | None, view: View) -> list[Key]:
     """Return its parents. One of the front concerns everybody whose clients may be sent there."""
-    if not is_of_front(after or before or {}):
+    if not is_of_front(after or before or {}, view.namespace):
         return _of_child(before, after)
     if _address(before) == _address(after):
         return []
@@ -250,9 +250,11 @@ def _of_pod(before: Manifest | None, after: Manifest | None, view: View) -> list
     return list(dict.fromkeys([*slices, *fronted]))
 
 
-def is_of_front(pod: Manifest) -> bool:
-    """Tell whether a pod is labelled as one of the front."""
-    return ((pod.get("metadata") or {}).get("labels") or {}).get(LABEL_COMPONENT) == COMPONENT_FRONT
+def is_of_front(pod: Manifest, namespace: str) -> bool:
+    """Tell whether a pod is one of the front, which runs in one namespace: anybody may give a pod of theirs its labels."""
+    metadata = pod.get("metadata") or {}
+    labels = metadata.get("labels") or {}
+    return metadata.get("namespace") == namespace and labels.get(LABEL_COMPONENT) == COMPONENT_FRONT
 
 
 def may_sleep(service: Manifest) -> bool:

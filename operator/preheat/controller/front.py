@@ -123,7 +123,8 @@ class Front:
         return self._view.memo(("FrontPods", "", ""), self._find_pods)
 
     def _find_pods(self) -> dict[str, str]:
-        bodies = (body for body in self._view.all("Pod", self._config.namespace) if is_of_front(body))
+        home = self._config.namespace
+        bodies = (body for body in self._view.all("Pod", home) if is_of_front(body, home))
         pods = (self._view.derived(key_of(body), _front_pod) for body in bodies)
         return {pod.uid: pod.ip for pod in pods if pod.ready and pod.ip and not pod.deleting}
 

@@ -42,7 +42,7 @@ class Controller:
         probe: Probe,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.view = View()
+        self.view = View(config.namespace)
         self.metrics = metrics
         self._kube = kube
         self._sidecars = sidecars

@@ -55,7 +55,9 @@ And which loop made it by writing its own object's status, None for anybody else
 class View:
     """A store of objects with an index by parent. Owned by one event loop: no locks."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: str = "preheat-system") -> None:
+        self.namespace = namespace
+        """Where the operator and its front run."""
         self.on_change: Changed = lambda _before, _after, _author: None
         self.on_kind: Callable[[str], None] = lambda _kind: None
         """Told of a kind that came or went: of one that a cluster may be without."""

@@ -1,7 +1,7 @@
 """What a decision is: writes in order, one status, events to emit after it, and when to look again."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ class Apply:
 
     manifest: Manifest
     once: bool = False
+    part: str = ""
+    """Writes of one part are made in order, up to the first that is refused. Another part is made all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Delete:
     namespace: str
     name: str
     uid: str
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,16 @@ class Plan:
     """What agents are told."""
     milestones: tuple[tuple[Milestone, str], ...] = ()
     """What has happened since the status that is there, and the reason; empty where there is none to tell."""
+
+
+def apart(part: str, writes: Iterable[Write]) -> list[Write]:
+    """Return writes that do not wait for others, nor others for them."""
+    return [replace(write, part=part) if isinstance(write, Apply | Delete) else write for write in writes]
+
+
+def part_of(write: Write) -> str:
+    """Return the part that a write belongs to."""
+    return write.part if isinstance(write, Apply | Delete) else ""
 
 
 def timestamp(now: datetime) -> str:

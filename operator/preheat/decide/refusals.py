@@ -16,6 +16,8 @@ from preheat.errors import InvalidSpec, NotOwned, PreheatError
 
 BAD = frozenset({Reason.NAME_TAKEN, Reason.CHILD_REFUSED, Reason.INVALID_SPEC, Reason.OPERATOR_ERROR})
 
+IN_VAIN = frozenset({Reason.SCALING_LIMITED, Reason.SCALING_IGNORED})
+
 TAKEN_SECONDS = 15.0
 """How often a taken name is looked at again: objects of strangers are not watched."""
 
@@ -88,7 +90,9 @@ def with_refusal(
     rest = [c for c in status.conditions if c.type not in named]
     told = say.conditions(summary, before, subject.generation, now)
     changed = status.model_copy(update={"conditions": [*told, *rest]})
-    drafts = tuple(say.events(summary, before, BAD))
+    # What was asked in vain has nothing to do with the write, and the status tells of it from now on: no pass posts it again.
+    in_vain = (event for event in plan.events if event.reason in IN_VAIN)
+    drafts = (*in_vain, *say.events(summary, before, BAD))
     delay = TAKEN_SECONDS if isinstance(refusal, NotOwned) else RESYNC_SECONDS
     delay = min(plan.requeue_after, delay)
     return Plan(plan.writes, changed.to_api(), drafts, delay, milestones=plan.milestones)

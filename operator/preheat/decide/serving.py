@@ -24,15 +24,15 @@ from preheat.decide.judgement.judge import (
 from preheat.decide.judgement.soak import soak_left_seconds, soaked
 from preheat.decide.observed import is_controlled_by
 from preheat.decide.ownership import is_orphan
-from preheat.decide.plan import POLL_SECONDS, Adopt, Apply, Delete, Plan, PricePod, Write, timestamp
+from preheat.decide.plan import POLL_SECONDS, Adopt, Apply, Delete, Plan, PricePod, Write, apart, timestamp
 from preheat.decide.preflight import with_preflight
 from preheat.decide.renewal import Renewal, renew
-from preheat.decide.rollout import Method, Step, next_step
+from preheat.decide.rollout import Method, Phase, Step, next_step
 from preheat.decide.rollout.gather import Question, gather
 from preheat.decide.rollout.told import finishing
 from preheat.decide.target import Target, as_it_was, choose_target, is_proven, is_soaked, way_back
 from preheat.decide.telling import Rollout, refusal, telling_plan
-from preheat.decide.traffic import Rolling, decide_traffic
+from preheat.decide.traffic import Rolling, Traffic, decide_traffic
 from preheat.decide.victims import COST, Scene, price
 from preheat.decide.wish import (
     ServiceObservation,
@@ -66,7 +66,8 @@ def decide_service(
         scaled = scale(service, seen, now)
         wish = make_wish(service, seen, stored, config, now, scaled, target)
     except InvalidSpec as problem:
-        return refusal(service, seen, str(problem), now)
+        ways, traffic = _ways_as_they_are(service, seen, now)
+        return refusal(service, seen, str(problem), now, ways, traffic)
     if orphans:
         # What an LLMDeployment of the same name left behind runs: take it over before anything is decided of it.
         adoptions: list[Write] = [Adopt(body, owner_reference(service)) for body in orphans]
@@ -93,6 +94,8 @@ def decide_service(
     )
     going = Rolling(wish.id, step, left - {wish.id}, wish.going_back)
     traffic = decide_traffic(service, seen.route, seen.pods, seen.deployments, going, now)
+    if step is not None and step.chosen is Method.IN_PLACE and traffic.stay:
+        step = _one_for_one(seen, step, wish.id)
     old_replicas = _old_replicas(service, wish, seen, step, traffic.stay)
     renewal = renew(service.namespace, seen, wish)
     writes: list[Write] = [
@@ -102,9 +105,9 @@ def decide_service(
         *_deletions(service, seen, stored, kept, wish, old_replicas, own_cache if target.held else ""),
         *([] if target.holds else _condemned(service, seen, stored)),
         *_applies(service, seen, wish, stored, old_replicas, renewal, config, _Under(step, question)),
-        *_front(service, seen, wish, scaled, now),
-        # Not before the others: where a route cannot be written, replicas move all the same.
-        *traffic.writes,
+        # Clients have to find what serves, whatever else is refused; and where a route is, replicas move all the same.
+        *apart("front", _front(service, seen, wish, scaled, now)),
+        *apart("gateway", traffic.writes),
     ]
     if scaled is not None:
         prices = _prices(service, seen, wish, scaled, renewal, now)
@@ -132,6 +135,16 @@ def _announced(service: LLMDeployment, seen: ServiceObservation, step: Step) -> 
     }
     kept = {key: max(count, now.get(key, 0)) for key, count in step.replicas.items()}
     return replace(step, replicas=kept, look_again_seconds=POLL_SECONDS)
+
+
+def _one_for_one(seen: ServiceObservation, step: Step, wanted: str) -> Step:
+    """Return the step without new replicas: the old one whose place the next was to take stays for a gateway yet."""
+    now = {(v.revision, v.gpu_type): v.replicas for v in seen.deployments}
+    asked = {
+        key: min(count, now.get(key, 0)) if key[0] == wanted else count
+        for key, count in step.replicas.items()
+    }
+    return replace(step, replicas=asked, look_again_seconds=POLL_SECONDS)
 
 
 def _question(
@@ -272,11 +285,30 @@ def _front(
     return decide_front(service, seen.front, live, scaled, now, weights_there=there)
 
 
+def _ways_as_they_are(
+    service: LLMDeployment, seen: ServiceObservation, now: datetime
+) -> tuple[list[Write], Traffic]:
+    """Return what has clients find what serves while the spec is refused. Nothing is made that is not there.
+
+    Replicas come and go meanwhile: one that was loading answers, one of a canary is lost.
+    """
+    writes, traffic = list[Write](), Traffic()
+    if seen.front is not None and seen.front.live is not None:
+        live = [pod for pod in seen.pods if not pod.deleting]
+        writes += apart("front", decide_front(service, seen.front, live, None, now, weights_there=False))
+    route, told = seen.route, service.status.revision
+    if route is not None and route.live is not None and service.spec.rollout.gateway is not None and told:
+        held = Rolling(told, Step({}, None, "", Phase.PAUSED, ""))
+        traffic = decide_traffic(service, route, seen.pods, seen.deployments, held, now)
+        writes += apart("gateway", traffic.writes)
+    return writes, traffic
+
+
 def _memory(service: LLMDeployment, scaled: Outcome, now: datetime) -> list[Write]:
-    """Return the write of what the scaler must not forget, when it is due. It comes last: nothing waits for it."""
+    """Return the write of what the scaler must not forget, when it is due. Nothing waits for it, nor it for anything."""
     if scaled.keep is None:
         return []
-    return [Apply(serving.make_scaler_memory(service, scaled.keep, timestamp(now)))]
+    return apart("memory", [Apply(serving.make_scaler_memory(service, scaled.keep, timestamp(now)))])
 
 
 def _kept_revisions(service: LLMDeployment, stored: Sequence[Revision], wish: Wish) -> frozenset[str]:

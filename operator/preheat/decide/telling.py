@@ -91,8 +91,15 @@ class Rollout:
     step: Step
 
 
-def refusal(service: LLMDeployment, seen: ServiceObservation, problem: str, now: datetime) -> Plan:
-    """Say what is wrong and touch no child: the last good revision keeps serving."""
+def refusal(
+    service: LLMDeployment,
+    seen: ServiceObservation,
+    problem: str,
+    now: datetime,
+    ways: Sequence[Write] = (),
+    traffic: Traffic | None = None,
+) -> Plan:
+    """Say what is wrong and move no replica: the last good revision keeps serving. ``ways``: what has clients find it."""
     ready = sum(pod.ready and not pod.deleting for pod in seen.pods)
     verdicts = [
         *say.summary(Verdict(ConditionType.READY, False, Reason.INVALID_SPEC, problem), stuck=True),
@@ -105,9 +112,12 @@ def refusal(service: LLMDeployment, seen: ServiceObservation, problem: str, now:
             "observed_generation": service.generation,
             "conditions": say.conditions(verdicts, before.conditions, service.generation, now),
             "ready_replicas": ready,
+            **({"traffic": list(traffic.status)} if traffic is not None and traffic.status else {}),
         }
     )
-    return Plan((), status.to_api(), tuple(say.events(verdicts, before.conditions, BAD)), RESYNC_SECONDS)
+    return Plan(
+        tuple(ways), status.to_api(), tuple(say.events(verdicts, before.conditions, BAD)), RESYNC_SECONDS
+    )
 
 
 def telling_plan(

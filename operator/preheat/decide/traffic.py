@@ -6,7 +6,8 @@ One HTTPRoute leads to a Service of each revision, with weights that are 100 in 
     Canary                              the step's `weight` (or `percent`), in between in proportion to new replicas that answer
     BlueGreen                           0, and 100 as soon as all new ones answer: one write
     Auto, Surge, InPlace                in proportion to ready replicas, as the Service does it
-    paused                              as it was
+    paused                              as it was, whichever revision is wanted meanwhile
+    one wanted that serves already      no less than it had: a spec that is put back takes nothing from who serves
     going back                          0 to the revision that is left, at once
 
 Who has no ready replica gets nothing, and what it would have got goes to those that have. What failed, and what a rollout
@@ -19,6 +20,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from typing_extensions import override
+
 from preheat.api.conditions import ConditionType, Reason
 from preheat.api.constants import ANNOTATION_SHARE, FIELD_MANAGER, LABEL_REVISION
 from preheat.api.llmdeployment import LLMDeployment, TrafficStatus
@@ -26,7 +29,7 @@ from preheat.api.quantity import parse_count
 from preheat.decide.conditions import Verdict
 from preheat.decide.observed import Body, DeploymentView, PodView, is_controlled_by, parse_time
 from preheat.decide.plan import POLL_SECONDS, RESYNC_SECONDS, Apply, Delete, EventDraft, Write
-from preheat.decide.rollout.state import Phase, Step
+from preheat.decide.rollout.state import Method, Phase, Step
 from preheat.resources.gateway import MOST_BACKENDS, make_revision_service, make_route
 from preheat.resources.metadata import Manifest
 from preheat.resources.names import revision_service_name
@@ -37,13 +40,42 @@ WORDS = 400
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What is asked for: how much one revision is to get, in percent."""
+
+    revision: str
+    percent: int
+    least: int = 0
+    """What it had when it became the wanted one: it gets no less."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Share | None":
+        """Return what an annotation says, None for anything else: anybody may have written it.
+
+        >>> Share.parse("new=10"), Share.parse("new=95,90"), Share.parse("new"), Share.parse("=7")
+        (Share(revision='new', percent=10, least=0), Share(revision='new', percent=95, least=90), None, None)
+        """
+        revision, _, numbers = text.partition("=")
+        percent, _, least = numbers.partition(",")
+        asked = parse_count(percent)
+        if not revision or asked is None:
+            return None
+        return cls(revision, min(100, asked), min(100, parse_count(least) or 0))
+
+    @override
+    def __str__(self) -> str:
+        """Return it as an annotation."""
+        return f"{self.revision}={self.percent}" + (f",{self.least}" if self.least else "")
+
+
+@dataclass(frozen=True, slots=True)
 class RouteView:
     """What is decided from in an HTTPRoute."""
 
     weights: Mapping[str, int]
     """By Service."""
-    share: str
-    """What we asked for last for the wanted revision (``ANNOTATION_SHARE``)."""
+    share: Share | None
+    """What we asked for last (``ANNOTATION_SHARE``)."""
     written: datetime | None
     """When we wrote it last."""
     refused: str
@@ -67,7 +99,7 @@ class RouteView:
         ]
         return cls(
             weights=_weights_of(body),
-            share=str(_dict(metadata.get("annotations")).get(ANNOTATION_SHARE, "")),
+            share=Share.parse(str(_dict(metadata.get("annotations")).get(ANNOTATION_SHARE, ""))),
             written=max((time for time in written if time is not None), default=None),
             refused="; ".join(refused)[:WORDS],
             accepted=sum(_is_taken(conditions) for conditions in told),
@@ -81,7 +113,7 @@ class RouteView:
 
 def _told(parent: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     conditions = (c for c in _list(parent.get("conditions")) if isinstance(c, dict))
-    return {str(c.get("type")): c for c in conditions if c.get("type") in {"Accepted", "ResolvedRefs"}}
+    return {kind: c for c in conditions if (kind := str(c.get("type"))) in {"Accepted", "ResolvedRefs"}}
 
 
 def _refusals(conditions: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -168,13 +200,14 @@ def decide_traffic(
     live = [pod for pod in pods if not pod.deleting]
     ready = {r: sum(p.ready for p in live if p.revision == r) for r in {p.revision for p in live}}
     view = RouteView.from_body(ours) if ours is not None else None
-    share = share_of(rolling, ready, view.share if view is not None else "")
-    weights = weigh(ready, rolling.wanted, share, _last_resort(rolling, ready))
+    had = view.weights.get(revision_service_name(service.name, rolling.wanted), 0) if view is not None else 0
+    share = share_of(rolling, ready, view.share if view is not None else None, had)
+    weights = weigh(ready, share.revision, share.percent, _last_resort(rolling, ready))
     there = {v.revision for v in deployments if v.replicas > 0} | set(ready)
     revisions = _listed(rolling.wanted, there, weights)
     told = {revision: weights.get(revision, 0) for revision in revisions} if weights else {}
     writes: list[Write] = [Apply(make_revision_service(service, revision)) for revision in revisions]
-    writes.append(Apply(make_route(service, gateway, told, f"{rolling.wanted}={share}")))
+    writes.append(Apply(make_route(service, gateway, told, str(share))))
     used = {revision_service_name(service.name, revision) for revision in revisions}
     used |= view.weights.keys() if view is not None else set()
     writes += [_delete(body) for body in route.services if _may_go(body, service, used)]
@@ -188,18 +221,24 @@ def decide_traffic(
     )
 
 
-def share_of(rolling: Rolling, ready: Mapping[str, int], held: str) -> int:
-    """Return what the wanted revision is to get, in percent. ``held``: what was asked for last."""
+def share_of(rolling: Rolling, ready: Mapping[str, int], held: Share | None, had: int = 0) -> Share:
+    """Return what is asked for. ``held``: what was asked for last; ``had``: what the wanted revision gets until now.
+
+    A revision may serve already when it becomes the wanted one: a spec was put back. A step knows nothing of that.
+    """
     step = rolling.step
     if step is None or rolling.going_back:
-        return 100
-    if step.phase is Phase.PAUSED:
-        revision, _, percent = held.partition("=")
-        return min(100, parse_count(percent) or 0) if revision == rolling.wanted else 0
-    if step.share is not None:
-        return step.share
-    total = sum(ready.values())
-    return 100 * ready.get(rolling.wanted, 0) // total if total else 100
+        return Share(rolling.wanted, 100)
+    if step.phase is Phase.PAUSED and held is not None:
+        return held
+    least = held.least if held is not None and held.revision == rolling.wanted else min(100, had)
+    asked = step.share
+    if asked is None and step.phase is Phase.PAUSED and step.chosen is Method.BLUE_GREEN:
+        asked = 0
+    if asked is None:
+        total = sum(ready.values())
+        asked = 100 * ready.get(rolling.wanted, 0) // total if total else 100
+    return Share(rolling.wanted, max(asked, least), least)
 
 
 def weigh(
@@ -207,7 +246,7 @@ def weigh(
 ) -> dict[str, int]:
     """Return what each revision gets, in percent: 100 in all, or 0 to everybody where nobody answers: then it is empty.
 
-    ``share``: of the wanted one. ``last_resort``: who gets something only where nobody else answers.
+    ``share``: of the wanted one, or the one that a pause holds. ``last_resort``: who gets something only where nobody else answers.
 
     >>> weigh({"a": 9, "b": 1}, "b", 10), weigh({"a": 9, "b": 0}, "b", 10), weigh({"a": 2, "b": 1}, "b", 10, {"a"})
     ({'a': 90, 'b': 10}, {'a': 100, 'b': 0}, {'a': 0, 'b': 100})

@@ -47,14 +47,16 @@ def read(body: Slice) -> Sleeper | None:
     """Return what a slice tells, None when it is none of the operator's."""
     metadata = body.get("metadata") or {}
     name = (metadata.get("labels") or {}).get(LABEL_DEPLOYMENT)
-    ports = [port.get("port") for port in body.get("ports") or () if isinstance(port.get("port"), int)]
-    if not name or not ports or _owner(metadata) != name:
+    # The first and no other, as the operator reads it: else a stranger's slice has a port that nobody knows is taken.
+    ports = body.get("ports") or ()
+    port = ports[0].get("port") if ports else None
+    if not name or not isinstance(port, int) or _owner(metadata) != name:
         return None
     annotations = metadata.get("annotations") or {}
     return Sleeper(
         namespace=str(metadata.get("namespace", "")),
         name=str(name),
-        port=ports[0],
+        port=port,
         ready_at=_time(annotations.get(ANNOTATION_READY_AT)),
         wakes_in=_seconds(annotations.get(ANNOTATION_WAKES_IN)),
     )

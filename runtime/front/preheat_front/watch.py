@@ -58,10 +58,12 @@ class Watch:
             while True:
                 try:
                     version = await self._list(http)
-                    in_a_row = 0
                     while True:
                         begun = asyncio.get_running_loop().time()
                         version = await self._follow(http, version)
+                        in_a_row = (
+                            0  # not after a list: one that is good for nothing is not made every second
+                        )
                         # One that ends as soon as it begins is not asked for without a pause.
                         await asyncio.sleep(
                             max(0.0, begun + PAUSE_SECONDS - asyncio.get_running_loop().time())

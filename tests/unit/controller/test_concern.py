@@ -72,6 +72,14 @@ def test_a_pod_of_the_front_concerns_all_whose_clients_may_be_sent_there_and_onl
     assert woken(None, view, pod("10.0.0.1")) == fronted
     assert woken(pod("10.0.0.1"), view, pod("10.0.0.1")) == set()
     assert woken(pod(None, "False"), view) == set()
+    theirs = pod("10.0.0.1")
+    theirs["metadata"] |= {
+        "namespace": "ns",
+        "labels": {**theirs["metadata"]["labels"], "preheat.dev/llmdeployment": "new"},
+    }
+    assert woken(theirs, view) == {service("new")}, (
+        "whoever labels a pod so in another namespace wakes nobody else"
+    )
 
 
 def test_a_cache_that_a_service_made_concerns_that_service_only(view: View) -> None:

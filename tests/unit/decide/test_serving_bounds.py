@@ -10,9 +10,11 @@ from preheat.config import OperatorConfig
 from preheat.decide.autoscale import ScalingObservation
 from preheat.decide.observed import DeploymentView
 from preheat.decide.plan import Apply
+from preheat.decide.refusals import with_refusal
 from preheat.decide.scaling import Memory
 from preheat.decide.serving import decide_service
 from preheat.decide.wish import ServiceObservation
+from preheat.errors import InvalidSpec
 
 from tests.builders import a_node, a_service
 
@@ -91,6 +93,17 @@ def test_a_number_that_is_not_followed_is_an_event_once(replicas: int, message: 
     assert _told(a_service(replicas=replicas, scaling=TWO_AT_MOST, status=status))[1] == []
     again = _told(a_service(replicas=replicas + 3, scaling=TWO_AT_MOST, status=status))[1]
     assert [reason for reason, _, _ in again] == ["ScalingLimited"], "another number is news"
+
+
+def test_a_number_that_is_not_followed_is_an_event_also_in_a_pass_whose_write_is_refused() -> None:
+    """The status that is written then tells of it, so that the next pass has nothing to post."""
+    service, seen = (
+        a_service(replicas=9, scaling=TWO_AT_MOST),
+        ServiceObservation([a_node("n")], (), (), (), ()),
+    )
+    plan = decide_service(service, seen, OperatorConfig(), NOW)
+    refused = with_refusal(service, plan, InvalidSpec("422 a policy says no"), NOW)
+    assert {event.reason for event in refused.events} == {"ScalingLimited", "ChildRefused"}
 
 
 def test_a_number_that_is_followed_is_no_event() -> None:

@@ -1,5 +1,6 @@
 """Weights through a gateway: 100 in all, nothing to nobody, nothing to what failed, one write for a switch."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,12 +13,13 @@ from preheat.api.llmdeployment import RolloutStrategy
 from preheat.decide.observed import DeploymentView
 from preheat.decide.plan import Apply, Delete
 from preheat.decide.rollout.planner import next_step
-from preheat.decide.rollout.state import Child, Goal, Limits, Observed, Pause, Phase, Room, Step
+from preheat.decide.rollout.state import Child, Goal, Limits, Method, Observed, Pause, Phase, Room, Step
 from preheat.decide.traffic import (
     TAKEN_SECONDS,
     Rolling,
     RouteObservation,
     RouteView,
+    Share,
     Traffic,
     decide_traffic,
     events,
@@ -96,31 +98,50 @@ def test_what_is_left_over_by_rounding_is_not_lost() -> None:
     assert weigh({"a": 1, "b": 1, "c": 1, "new": 1}, "new", 0) == {"a": 34, "b": 33, "c": 33, "new": 0}
 
 
+PAUSED = a_step(phase=Phase.PAUSED)
+BLUE_GREEN = replace(PAUSED, chosen=Method.BLUE_GREEN)
+
+
 @pytest.mark.parametrize(
     ("why", "rolling", "ready", "share"),
     [
-        ("nothing under way", Rolling("new"), {"new": 1}, 100),
-        ("a step that says it", Rolling("new", a_step(10)), {"new": 1, "old": 1}, 10),
-        ("a strategy that does not", Rolling("new", a_step()), {"new": 1, "old": 2}, 33),
-        ("nobody answers", Rolling("new", a_step()), {}, 100),
-        ("going back, whatever the step says", Rolling("new", a_step(10), {"old"}, True), {"new": 1, "old": 9}, 100),
-        ("paused, and asked for before", Rolling("new", a_step(phase=Phase.PAUSED)), {"new": 1, "old": 1}, 15),
-        ("paused before it began", Rolling("newer", a_step(phase=Phase.PAUSED)), {"new": 1, "old": 1}, 0),
+        ("nothing under way", Rolling("new"), {"new": 1}, Share("new", 100)),
+        ("a step that says it", Rolling("new", a_step(10)), {"new": 1, "old": 1}, Share("new", 10)),
+        ("a strategy that does not", Rolling("new", a_step()), {"new": 1, "old": 2}, Share("new", 33)),
+        ("nobody answers", Rolling("new", a_step()), {}, Share("new", 100)),
+        ("going back, whatever the step says", Rolling("new", a_step(10), {"old"}, True), {"new": 1, "old": 9}, Share("new", 100)),
+        ("paused, and asked for before", Rolling("new", PAUSED), {"new": 1, "old": 1}, Share("new", 15)),
+        ("paused, and another is wanted", Rolling("newer", PAUSED), {"new": 1, "old": 1}, Share("new", 15)),
+        ("paused, and the spec is as it was", Rolling("old", PAUSED), {"new": 1, "old": 1}, Share("new", 15)),
     ],
 )  # fmt: skip
-def test_share_of_the_wanted_revision(why: str, rolling: Rolling, ready: dict[str, int], share: int) -> None:
-    assert share_of(rolling, ready, "new=15") == share, why
+def test_share_that_is_asked_for(why: str, rolling: Rolling, ready: dict[str, int], share: Share) -> None:
+    assert share_of(rolling, ready, Share("new", 15)) == share, why
 
 
-def test_a_share_that_somebody_wrote_is_no_more_than_all_of_it() -> None:
-    rolling = Rolling("new", a_step(phase=Phase.PAUSED))
-    assert [share_of(rolling, {}, held) for held in ("new=500", "new=x", "new", "=7", "")] == [
-        100,
-        0,
-        0,
-        0,
-        0,
-    ]
+@pytest.mark.parametrize(
+    ("step", "percent"), [(a_step(10), 90), (a_step(95), 95), (a_step(), 90), (a_step(0), 90)]
+)
+def test_who_serves_already_when_it_is_wanted_again_gets_no_less(step: Step, percent: int) -> None:
+    """Also in the passes after the first, when the route tells of no other revision any more."""
+    first = share_of(Rolling("old", step), {"new": 1, "old": 1}, Share("new", 10), had=90)
+    assert first == Share("old", percent, least=90)
+    held = Share.parse(str(first))
+    assert share_of(Rolling("old", step), {"new": 1, "old": 1}, held, had=0) == first
+    assert share_of(Rolling("newer", step), {"new": 1, "old": 1}, held, had=0).least == 0
+
+
+@pytest.mark.parametrize(("step", "percent"), [(PAUSED, 90), (BLUE_GREEN, 0)])
+def test_a_pause_that_remembers_nothing_goes_by_replicas_and_never_switches(step: Step, percent: int) -> None:
+    """The route was deleted, or the field was set during the pause."""
+    assert share_of(Rolling("new", step), {"new": 9, "old": 1}, None).percent == percent
+
+
+def test_what_somebody_wrote_as_a_share_is_no_more_than_all_of_it_or_nothing_at_all() -> None:
+    texts = ("new=500", "new=5,500", "new=5,x", "new=x", "new", "=7", "", "new=-1")
+    assert [Share.parse(text) for text in texts] == [
+        Share("new", 100), Share("new", 5, 100), Share("new", 5), None, None, None, None, None
+    ]  # fmt: skip
 
 
 # --- what the planner says of it
@@ -287,6 +308,7 @@ def parent(**conditions: str) -> dict[str, Any]:
         (a_route(parent(Accepted="True", ResolvedRefs="False")), False, Reason.ROUTE_REFUSED),
         ({**a_route(), "status": {"parents": "x"}}, None, Reason.ROUTE_PENDING),
         ({**a_route(), "status": [1]}, None, Reason.ROUTE_PENDING),
+        (a_route({"conditions": [{"type": ["Accepted"]}, {"type": {}}, 7]}), None, Reason.ROUTE_PENDING),
         ({**a_route(parent()), "spec": {"rules": [{"backendRefs": [3, {"name": 4}]}, None]}}, None, Reason.ROUTE_PENDING),
     ],
 )  # fmt: skip
@@ -306,4 +328,4 @@ def test_what_was_asked_for_is_remembered_on_the_route() -> None:
     assert backends(traffic) == {"llama-new": 0, "llama-old": 100}
     assert route_of(traffic)["metadata"]["annotations"][ANNOTATION_SHARE] == "new=10"
     view = RouteView.from_body(route_of(traffic))
-    assert (view.share, view.weights) == ("new=10", {"llama-new": 0, "llama-old": 100})
+    assert (view.share, view.weights) == (Share("new", 10), {"llama-new": 0, "llama-old": 100})

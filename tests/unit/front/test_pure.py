@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from preheat.api.constants import PORTS_OF_DEPLOYMENTS
 from preheat.cluster.kinds import KINDS
+from preheat.decide.front import port_of
 from preheat.resources.front import make_front_slice
 from preheat.resources.serving import make_service
 from preheat_front import answers
@@ -49,6 +51,15 @@ def test_of_two_with_one_port_the_older_has_it() -> None:
     pair = [of("young", "2026-01-02T00:00:00Z"), of("old", "2026-01-01T00:00:00Z")]
     assert sleepers(pair, 20000, 23999)[20007].name == "old"
     assert sleepers(pair, 20008, 23999) == {}
+
+
+@pytest.mark.parametrize("first", [{"name": "all"}, {"name": "x", "port": 1}, {"port": None}])
+def test_it_takes_for_a_slices_port_what_the_operator_takes_for_it(first: dict[str, Any]) -> None:
+    """One that anybody made, older than ours: where both read another port in it, ours would never be asked for."""
+    body = make_front_slice(a_service(), 20007, "IPv4", [], "", "")
+    theirs = {**body, "ports": [first, *body["ports"]]}
+    found = sleepers([theirs], 20000, 23999)
+    assert set(found) == {port_of(theirs)} & set(PORTS_OF_DEPLOYMENTS)
 
 
 @pytest.mark.parametrize(
