@@ -29,6 +29,8 @@ from preheat.resources.metadata import Manifest
 CONNECT_SECONDS, REQUEST_SECONDS = 10, 30
 SILENCE_SECONDS = 30.0
 """A watch that says nothing for so long is opened anew: nobody else tells that the other side is gone."""
+IDLE_SECONDS = 0.2
+"""kopf has a task for each object of which there was an event, for so long after the last one: thousands when many come at once."""
 STOP_SECONDS = 10.0
 """How long kopf may take to end when the operator is told to."""
 CALM_SECONDS = 60.0
@@ -70,6 +72,7 @@ def settings() -> kopf.OperatorSettings:
     settings.watching.connect_timeout = CONNECT_SECONDS
     settings.watching.inactivity_timeout = SILENCE_SECONDS
     settings.networking.request_timeout = REQUEST_SECONDS
+    settings.queueing.idle_timeout = IDLE_SECONDS
     for kind in KINDS.values():
         if kind.selector:
             settings.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
