@@ -172,8 +172,11 @@ def test_the_front_may_list_and_watch_slices_and_nothing_else(chart: list[dict[s
 def test_the_operator_finds_the_pods_of_the_front_and_both_know_the_same_ports(
     chart: list[dict[str, Any]],
 ) -> None:
-    front = deployments(chart)["preheat-front"]["spec"]["template"]
-    assert is_of_front(front)
+    operator, deployment = deployments(chart)["preheat"], deployments(chart)["preheat-front"]
+    front = deployment["spec"]["template"]
+    home = operator["metadata"]["namespace"]  # its own, by the downward API
+    assert deployment["metadata"]["namespace"] == home
+    assert is_of_front({**front, "metadata": {**front["metadata"], "namespace": home}}, home)
     assert front["metadata"]["labels"][LABEL_MANAGED_BY] == MANAGED_BY, "else it is not watched"
     (container,) = front["spec"]["containers"]
     assert [port["containerPort"] for port in container["ports"]] == [PORT_FRONT]

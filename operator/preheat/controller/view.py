@@ -33,6 +33,9 @@ T = TypeVar("T")
 DEEPEST = 200
 """Levels of an object's fields, one in the other. No object that we work with has thirty."""
 
+SHARED_LETTERS = 64
+"""Texts up to this long are kept once: most are the same in a thousand models' objects, or many times in one."""
+
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str, str]
@@ -218,7 +221,7 @@ def slim(body: Manifest) -> Manifest:
 
 
 def _with_shared_names(value: Any, levels: int = DEEPEST) -> Any:
-    """Return a value whose fields' names are kept in memory once, and not once an object.
+    """Return a value whose fields' names and short texts are kept in memory once, and not once an object.
 
     Raises ValueError for one with more levels: nothing that looks at it may run out of stack.
     """
@@ -228,6 +231,8 @@ def _with_shared_names(value: Any, levels: int = DEEPEST) -> Any:
         return {intern(name): _with_shared_names(item, levels - 1) for name, item in value.items()}
     if isinstance(value, list):
         return [_with_shared_names(item, levels - 1) for item in value]
+    if isinstance(value, str) and len(value) <= SHARED_LETTERS:
+        return intern(value)
     return value
 
 

@@ -110,6 +110,8 @@ def obstacle(service: LLMDeployment, nodes: Sequence[NodeView], caches: Iterable
 def _at_its_best(node: NodeView) -> NodeView:
     """Return a node as it is when it is neither away nor cordoned."""
     taints = tuple(taint for taint in node.taints if not taint.key.startswith(_PASSING_TAINTS))
+    if node.ready and node.schedulable and len(taints) == len(node.taints):
+        return node
     return replace(node, ready=True, schedulable=True, taints=taints)
 
 
