@@ -161,7 +161,11 @@ async def _revisions(kube: Kube, service: LLMDeployment) -> list[Revision]:
 
 
 def _not_found(arguments: argparse.Namespace) -> int:
-    print(f"LLMDeployment {arguments.name} not found in namespace {arguments.namespace}", file=sys.stderr)
+    print(
+        f"LLMDeployment {arguments.name} not found in namespace {arguments.namespace}: `kubectl get llmd -A` shows those that "
+        "are there, -n takes another namespace",
+        file=sys.stderr,
+    )
     return 1
 
 
