@@ -118,7 +118,6 @@ class Reason(StrEnum):
     SCALING_IGNORED = "ScalingIgnored"
     # kstatus
     SETTLED = "Settled"
-    WORKING = "Working"
     PROGRESSING = "Progressing"
 
 
