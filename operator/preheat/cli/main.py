@@ -24,7 +24,7 @@ from preheat.cli import plan as plans
 from preheat.cli import rollout as rollouts
 from preheat.cli.live import KINDS, OF_ROUTES, observation
 from preheat.cli.status import is_ready, screen
-from preheat.cluster.kube import Kube
+from preheat.cluster.kube import Kube, current_namespace
 from preheat.config import OperatorConfig
 from preheat.decide.autoscale import ScalingObservation
 from preheat.decide.observed import NodeView
@@ -43,6 +43,8 @@ TIMEOUT_SECONDS = 30.0
 def main() -> None:
     """Run one command."""
     arguments = parser().parse_args()
+    if getattr(arguments, "namespace", "") is None:
+        arguments.namespace = current_namespace()
     try:
         sys.exit(asyncio.run(arguments.command(arguments)))
     except PreheatError as error:
@@ -56,9 +58,8 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="kubectl preheat",
         description="What Preheat does, and why.",
-        epilog="The cluster is that of the kubeconfig's current context (KUBECONFIG, else ~/.kube/config). The namespace is "
-        "`default` without -n, whatever the context says. Exit status: 0 done (with -w: Ready), 1 not found, refused or "
-        "timed out, 2 wrong usage.",
+        epilog="Cluster and namespace are those of the kubeconfig's current context (KUBECONFIG, else ~/.kube/config), as "
+        "kubectl takes them. Exit status: 0 done (with -w: Ready), 1 not found, refused or timed out, 2 wrong usage.",
     )
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
     status = _about_one(commands, "status", _status, "one LLMDeployment on one screen")
@@ -95,9 +96,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="YAML; the LLMDeployments in it are planned",
     )
-    plan.add_argument(
-        "-n", "--namespace", default="default", help="of objects in the file that name none [default]"
-    )
+    plan.add_argument("-n", "--namespace", help="of objects in the file that name none [the context's]")
     plan.set_defaults(command=_plan)
     simulate.add(commands)
     return whole
@@ -111,7 +110,7 @@ def _about_one(
         name, help=words, description=f"{words[0].upper()}{words[1:]}."
     )
     added.add_argument("name", help="the LLMDeployment's")
-    added.add_argument("-n", "--namespace", default="default", help="where it is [default]")
+    added.add_argument("-n", "--namespace", help="where it is [the context's]")
     added.set_defaults(command=command)
     return added
 

@@ -2,9 +2,11 @@
 
 import argparse
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from preheat.cli import main as cli
 from preheat.cli.main import parser
 
@@ -25,9 +27,45 @@ def test_every_argument_says_what_it_is_for_and_what_it_is_when_left_out(name: s
             assert "[" in action.help, f"{action.dest}: its default, {action.default}, is not said"
 
 
-def test_the_namespace_of_the_context_is_not_taken_and_that_is_said() -> None:
-    assert commands()["status"].parse_args(["llama"]).namespace == "default"
-    assert "The namespace is `default` without -n" in " ".join(parser().format_help().split())
+@pytest.mark.parametrize(
+    ("context", "given", "taken"),
+    [
+        ({"namespace": "models"}, [], "models"),
+        ({}, [], "default"),
+        (None, [], "default"),
+        ({"namespace": "models"}, ["-n", "other"], "other"),
+    ],
+)
+def test_the_namespace_is_that_of_the_context_as_kubectl_takes_it(
+    context: dict[str, str] | None,
+    given: list[str],
+    taken: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "config"
+    if context is not None:
+        named = {"name": "c", "context": {"cluster": "c", "user": "u", **context}}
+        path.write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "current-context": "c",
+                    "contexts": [named],
+                    "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+                    "users": [{"name": "u", "user": {}}],
+                }
+            )
+        )
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+    monkeypatch.setattr(cli, "Kube", Empty)
+    monkeypatch.setattr("sys.argv", ["kubectl-preheat", "status", "llama", *given])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert f"not found in namespace {taken}" in capsys.readouterr().err
 
 
 class Empty:
@@ -51,7 +89,7 @@ async def test_who_is_not_there_is_looked_for_with_another_command(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "Kube", Empty)
-    arguments = parser().parse_args([name, "llama"])
+    arguments = parser().parse_args([name, "llama", "-n", "default"])
     command: Callable[[argparse.Namespace], Awaitable[int]] = arguments.command
     assert await command(arguments) == 1
     said = capsys.readouterr().err
