@@ -290,7 +290,7 @@ def test_a_frozen_load_stalls_and_only_then_is_a_restart_asked_for(pod: Pod) -> 
         os.kill(pod.engine.pid, signal.SIGCONT)
 
 
-def test_a_drain_waits_for_what_is_under_way(pod: Pod) -> None:
+def test_a_drain_waits_for_what_is_under_way_and_ends_with_its_engine(pod: Pod) -> None:
     pod.start()
     pod.until("ready", pod.is_ready, 60)
     words: list[str] = []
@@ -309,6 +309,11 @@ def test_a_drain_waits_for_what_is_under_way(pod: Pod) -> None:
     assert not request.is_alive(), "the request was over before the drain was"
     assert len(words) >= 100
     assert not pod.is_ready()
+    time.sleep(2)
+    assert not pod.is_ready(), "as long as the engine is there that is to end"
+    assert pod.engine is not None
+    os.kill(pod.engine.pid, signal.SIGTERM)
+    pod.until("the next engine is ready: only the container was restarted", pod.is_ready, 60)
 
 
 def test_what_a_model_is_asked_is_counted_without_the_canary(pod: Pod) -> None:

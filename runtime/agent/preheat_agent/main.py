@@ -119,6 +119,10 @@ class Agent:
         self._counters: Counters | None = None
         self._counters_at = 0.0
         self._drain: asyncio.Task[None] | None = None
+        self._engine_pid = 0
+        """As of the last look; 0 for none."""
+        self._drained_pid = 0
+        """The engine for whose end the drain was asked."""
         self._total = 0
         self._weights = Weights(config.weights_directory)
         self._weights_problem = ""
@@ -177,6 +181,10 @@ class Agent:
         used = await asyncio.to_thread(
             progress.usage, self.config.engine_process, self.config.weights_directory
         )
+        self._engine_pid = used.engine_pid
+        if self._drain is not None and self._drain.done() and used.engine_pid not in {0, self._drained_pid}:
+            # The kubelet asks before it restarts a container as well as before a pod ends: here comes the next engine.
+            self._drain = None
         if self._load is not None and self._load.done():
             self._finish_load(self._load, now)
         if self._progress is not None and self._load is not None:
@@ -312,6 +320,7 @@ class Agent:
     async def _drained(self) -> Response:
         """Answer when nothing is under way any more. Called by the engine's preStop hook; safe to repeat."""
         if self._drain is None:
+            self._drained_pid = self._engine_pid
             self._drain = asyncio.create_task(self._wait_for_quiet())
         await asyncio.shield(self._drain)
         return text(200, "drained")
