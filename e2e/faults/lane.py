@@ -27,7 +27,7 @@ REST_SECONDS = 60.0
 """It must come to rest within so long after its end."""
 STALE_SECONDS = 3.0
 START_SECONDS = 60.0
-WATCHES = sum(kind.watched for kind in KINDS.values())
+WATCHES = sum(kind.watched and not kind.optional for kind in KINDS.values())
 SPIN_SECONDS, SPIN_WINDOWS, SPIN_CALLS, SPIN_CPU = 1.0, 3, 60, 0.7
 """More calls in rest, or a larger share of a core, is spinning. A full list is 12 calls, and a case may clean up."""
 KOPF_RETRIES = "Request attempt #"
