@@ -294,6 +294,7 @@ def test_what_a_forced_deletion_left_is_adopted_by_the_next_of_that_name(owned: 
         owned.until("children", owned.is_complete)
         owned.apply(health={"stallSeconds": 61})
         owned.until("two revisions", lambda: len(owned.all("controllerrevision")) == 2)
+        _comes_to_rest(owned)
         before = {kind: {b["metadata"]["uid"] for b in owned.all(kind)} for kind in KINDS}
         owned.kubectl("delete", "llmd", "llama", "--cascade=orphan")
         owned.until("left", lambda: not owned.one("service")["metadata"].get("ownerReferences"))
@@ -303,6 +304,18 @@ def test_what_a_forced_deletion_left_is_adopted_by_the_next_of_that_name(owned: 
             owned.until("adopted", lambda: _are_owned(owned))
         assert {kind: {b["metadata"]["uid"] for b in owned.all(kind)} for kind in KINDS} == before
         owned.until("told", lambda: owned.ready().get("reason") not in {"NameTaken", "ChildRefused", None})
+
+
+def _comes_to_rest(owned: Owned) -> None:
+    """Wait until the operator writes nothing: a write under way gives a child back to the owner that is about to go."""
+    last: list[Any] = []
+
+    def rests() -> bool:
+        last.append([body["metadata"]["resourceVersion"] for kind in KINDS for body in owned.all(kind)])
+        time.sleep(1)
+        return len(last) > 2 and last[-1] == last[-2] == last[-3]
+
+    owned.until("at rest", rests)
 
 
 def _are_owned(owned: Owned) -> bool:
