@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from preheat.api.constants import (
+    COMPONENT_PULLER,
     COMPONENT_SEEDER,
     COMPONENT_VERIFIER,
     COMPONENT_WARMER,
@@ -38,6 +39,7 @@ from preheat.decide.observed import (
     KeeperReport,
     NodeView,
     PodView,
+    Puller,
     WarmerReport,
     controller_name,
     is_controlled_by,
@@ -90,6 +92,7 @@ async def observe_service(
     said, again = await complaints.about(
         service.namespace, [pod.uid for pod in pods if pod.starting and not pod.deleting]
     )
+    pullers, again_for_pullers = await _pullers(service, view, complaints)
     resource = service.spec.hardware.gpu.resource_name
     short = any(resource in (pod.unschedulable or "") for pod in pods)
     scaled = service.spec.scaling.mode is not ScalingMode.EXTERNAL
@@ -106,7 +109,7 @@ async def observe_service(
         children=children,
         readings=readings,
         uses=uses,
-        look_again=again,
+        look_again=min((wait for wait in (again, again_for_pullers) if wait is not None), default=None),
         warmed=_warmed(service, view),
         narrow=_narrow(service, view),
         front=front.observe(service),
@@ -115,7 +118,42 @@ async def observe_service(
             live=view.get("HTTPRoute", service.namespace, service.name),
             services=[body for body in view.children(parent, "Service") if is_of_a_revision(body)],
         ),
+        pullers=pullers,
     )
+
+
+async def _pullers(
+    service: LLMDeployment, view: View, complaints: Complaints
+) -> tuple[list[Puller], float | None]:
+    """Return the Jobs that have nodes pull images, and in how many seconds there may be more to see of them."""
+    parent = ("LLMDeployment", service.namespace, service.name)
+    jobs = {
+        job.name: (job, is_orphan(body))
+        for body in view.children(parent, "Job")
+        if is_controlled_by(body, service.uid) or is_orphan(body)
+        if (job := view.derived(key_of(body), JobView.from_body)).component == COMPONENT_PULLER
+    }
+    if not jobs:
+        return [], None
+    pods: dict[str, PodView] = {}
+    for body in sorted(view.children(parent, "Pod"), key=_created):
+        owner = controller_name(body, "Job")
+        if owner in jobs:
+            pods[owner] = view.derived(key_of(body), _puller_pod)
+    said, again = await complaints.about(
+        service.namespace,
+        [pod.uid for pod in pods.values() if pod.starting and not pod.deleting],
+        [job.uid for job, _ in jobs.values() if job.podless and not job.deleting],
+    )
+    return [
+        Puller(
+            replace(job, complaint=said.get(job.uid)),
+            replace(pod, complaint=said.get(pod.uid)) if (pod := pods.get(name)) is not None else None,
+            last_words(pod, WarmerReport.from_json) if pod is not None else None,
+            orphan,
+        )
+        for name, (job, orphan) in jobs.items()
+    ], again
 
 
 def _narrow(service: LLMDeployment, view: View) -> frozenset[str]:
@@ -282,6 +320,10 @@ def _model_pod(body: Manifest) -> PodView:
 
 def _warmer_pod(body: Manifest) -> PodView:
     return PodView.from_body(body, main="warmer")
+
+
+def _puller_pod(body: Manifest) -> PodView:
+    return PodView.from_body(body, main="puller")
 
 
 def _seeder_pod(body: Manifest) -> PodView:
