@@ -258,6 +258,22 @@ async def test_at_zero_the_image_waits_with_the_weights() -> None:
             assert len(kubelets.pullers()) == 1
 
 
+async def test_a_puller_that_a_namesake_left_goes_and_is_made_anew() -> None:
+    async with a_cluster(2) as kubelets:
+        kube = kubelets.kube
+        await serve(kubelets)
+        async with operator(kube):
+            change(kube, replicas=0)
+            await asyncio.sleep(10)
+            (puller,) = kubelets.pullers()
+            puller["metadata"] |= {"ownerReferences": [], "managedFields": [{"manager": "preheat"}]}
+            kube.put(puller)
+            await asyncio.sleep(10)
+            (again,) = kubelets.pullers()
+            assert again["metadata"]["ownerReferences"][0]["kind"] == "LLMDeployment"
+            assert again["metadata"]["uid"] != puller["metadata"]["uid"]
+
+
 WRITES = 20
 """A rollout to a new image makes at least so many."""
 
