@@ -180,6 +180,19 @@ async def test_an_image_that_is_not_to_be_had_is_a_verdict_and_no_replica_was_st
             await is_at_rest(kube)
 
 
+async def test_where_no_verdict_is_passed_no_time_that_goes_by_lets_a_replica_go() -> None:
+    async with a_cluster(2, REFUSES) as kubelets:
+        kube, before = kubelets.kube, await serve(kubelets)
+        kubelets.watch = True
+        async with operator(kube):
+            new_image(kube)
+            change(kube, rollout={"autoRollback": False})
+            await asyncio.sleep(1800)
+            assert condition(kube, "Ready") == ("False", "RolloutFailed")
+            assert (kubelets.least, kubelets.new_pods(before)) == (2, 0)
+            await is_at_rest(kube)
+
+
 async def test_an_image_that_comes_late_needs_nobody() -> None:
     async with a_cluster(2, REFUSES) as kubelets:
         kube, before = kubelets.kube, await serve(kubelets)

@@ -2,7 +2,8 @@
 
 Its pod mounts each image as a volume, read-only, looks that something is mounted, and ends. The kubelet pulls the image
 of a volume as it pulls that of a container: before the container is made, with the pod's pull secrets, told by the same
-reasons (ErrImagePull, ...). As long as the ended pod is there the image counts as used, and stays.
+reasons (ErrImagePull, ...). As long as the ended pod is there the image counts as used, and stays. There is no deadline: an
+image that is not to be had today must not look, tomorrow, as if nothing was known of it.
 """
 
 from dataclasses import dataclass
@@ -22,8 +23,6 @@ from preheat.resources import names
 from preheat.resources.jobs import make_container, make_pod, on_node, tries
 from preheat.resources.metadata import Manifest, child
 
-MOST_SECONDS = 6 * 3600
-"""A kubelet that has not pulled an image after so long never will: then the Job ends, and nobody waits for it."""
 FOLDER = "/images"
 """Where the images are mounted, each in a folder named by its place."""
 
@@ -99,7 +98,6 @@ def make_puller(
         labels,
         spec={
             **tries("puller"),
-            "activeDeadlineSeconds": MOST_SECONDS,
             "template": {
                 "metadata": {
                     "labels": {**labels, LABEL_MANAGED_BY: MANAGED_BY},
