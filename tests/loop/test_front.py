@@ -171,6 +171,9 @@ async def test_a_front_that_is_away_changes_nothing_and_is_told(
         (active,) = [c for c in status(kube)["conditions"] if c["type"] == "ScalingActive"]
         assert (active["status"], active["reason"]) == ("False", "SignalsMissing")
         assert "the front" in active["message"]
+        assert active["message"].endswith(": kubectl get pods -A -l preheat.dev/component=front"), (
+            "nobody knows where it is"
+        )
         if which == "one":
             sidecars.arrivals["10.9.0.2"] = FrontReport("a10.9.0.2", {NAME: (1, 1.0)})
             await asyncio.sleep(5)

@@ -124,7 +124,6 @@ class Reason(StrEnum):
     SCALING_IGNORED = "ScalingIgnored"
     # kstatus
     SETTLED = "Settled"
-    WORKING = "Working"
     PROGRESSING = "Progressing"
 
 

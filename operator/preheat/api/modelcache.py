@@ -195,7 +195,8 @@ class ModelSource(APIModel):
             "must be a commit, a tag or a branch: A-Z, a-z, 0-9, '.', '_', '/' and '-'",
             ("!self.contains('..')", "must not contain '..': no branch or tag does"),
             max_length=128,
-            description="For hf://: a commit (best), tag or branch. It is resolved to a commit once.",
+            description="For hf://: a commit (best), or a tag or branch, which each warmer resolves when it starts: nodes may "
+            "get different weights when it moves in between.",
         ),
     ] = ""
     format: Annotated[

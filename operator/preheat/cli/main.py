@@ -8,6 +8,7 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from preheat.cli import plan as plans
 from preheat.cli import rollout as rollouts
 from preheat.cli.live import KINDS, OF_ROUTES, observation
 from preheat.cli.status import is_ready, screen
-from preheat.cluster.kube import Kube
+from preheat.cluster.kube import Kube, current_namespace
 from preheat.config import OperatorConfig
 from preheat.decide.autoscale import ScalingObservation
 from preheat.decide.observed import NodeView
@@ -41,7 +42,9 @@ TIMEOUT_SECONDS = 30.0
 
 def main() -> None:
     """Run one command."""
-    arguments = _parser().parse_args()
+    arguments = parser().parse_args()
+    if getattr(arguments, "namespace", "") is None:
+        arguments.namespace = current_namespace()
     try:
         sys.exit(asyncio.run(arguments.command(arguments)))
     except PreheatError as error:
@@ -50,40 +53,66 @@ def main() -> None:
         sys.exit(130)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kubectl preheat", description="What Preheat does, and why.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    status = commands.add_parser("status", help="one LLMDeployment on one screen")
-    status.add_argument("name")
-    status.add_argument("-n", "--namespace", default="default")
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line: every command, with its help."""
+    whole = argparse.ArgumentParser(
+        prog="kubectl preheat",
+        description="What Preheat does, and why.",
+        epilog="Cluster and namespace are those of the kubeconfig's current context (KUBECONFIG, else ~/.kube/config), as "
+        "kubectl takes them. Exit status: 0 done (with -w: Ready), 1 not found, refused or timed out, 2 wrong usage.",
+    )
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    status = _about_one(commands, "status", _status, "one LLMDeployment on one screen")
     status.add_argument("-w", "--watch", action="store_true", help="follow until it is Ready")
     status.add_argument(
-        "--timeout", type=float, default=3600.0, help="give up after so many seconds (with -w)"
+        "--timeout",
+        type=float,
+        default=3600.0,
+        metavar="SECONDS",
+        help="give up after so many (with -w) [3600]",
     )
-    status.set_defaults(command=_status)
-    reasons = commands.add_parser("why", help="why there are as many replicas as there are")
-    reasons.add_argument("name")
-    reasons.add_argument("-n", "--namespace", default="default")
-    reasons.set_defaults(command=_why)
-    revisions = commands.add_parser(
-        "history", help="the revisions that are stored: which served, which failed and why"
+    _about_one(commands, "why", _why, "why there are as many replicas as there are")
+    _about_one(
+        commands, "history", _history, "the revisions that are stored: which served, which failed and why"
     )
-    revisions.add_argument("name")
-    revisions.add_argument("-n", "--namespace", default="default")
-    revisions.set_defaults(command=_history)
-    rollback = commands.add_parser("rollback", help="have another revision serve, until the spec changes")
-    rollback.add_argument("name")
-    rollback.add_argument("-n", "--namespace", default="default")
+    rollback = _about_one(
+        commands, "rollback", _rollback, "have another revision serve, until the spec changes"
+    )
     rollback.add_argument(
         "--to", metavar="N", help="its number or its id; left out: the newest that did not fail"
     )
-    rollback.set_defaults(command=_rollback)
-    plan = commands.add_parser("plan", help="what applying a file would do")
-    plan.add_argument("-f", "--filename", type=Path, required=True)
-    plan.add_argument("-n", "--namespace", default="default")
+    plan = commands.add_parser(
+        "plan",
+        help="what applying a file would do",
+        description="What applying a file would do. Nothing is changed. You need the right to apply it, which the API server is "
+        "asked about, and to list nodes; of what is there already also pods, Deployments, ControllerRevisions and ModelCaches "
+        "of all namespaces.",
+    )
+    plan.add_argument(
+        "-f",
+        "--filename",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="YAML; the LLMDeployments in it are planned",
+    )
+    plan.add_argument("-n", "--namespace", help="of objects in the file that name none [the context's]")
     plan.set_defaults(command=_plan)
     simulate.add(commands)
-    return parser
+    return whole
+
+
+def _about_one(
+    commands: Any, name: str, command: Callable[[argparse.Namespace], Awaitable[int]], words: str
+) -> argparse.ArgumentParser:
+    """Add and return a command about one LLMDeployment."""
+    added: argparse.ArgumentParser = commands.add_parser(
+        name, help=words, description=f"{words[0].upper()}{words[1:]}."
+    )
+    added.add_argument("name", help="the LLMDeployment's")
+    added.add_argument("-n", "--namespace", help="where it is [the context's]")
+    added.set_defaults(command=command)
+    return added
 
 
 async def _status(arguments: argparse.Namespace) -> int:
@@ -131,7 +160,11 @@ async def _revisions(kube: Kube, service: LLMDeployment) -> list[Revision]:
 
 
 def _not_found(arguments: argparse.Namespace) -> int:
-    print(f"LLMDeployment {arguments.name} not found in namespace {arguments.namespace}", file=sys.stderr)
+    print(
+        f"LLMDeployment {arguments.name} not found in namespace {arguments.namespace}: `kubectl get llmd -A` shows those that "
+        "are there, -n takes another namespace",
+        file=sys.stderr,
+    )
     return 1
 
 

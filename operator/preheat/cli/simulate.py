@@ -29,11 +29,17 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "simulate",
         help="what Preheat's scaling would do with a trace of requests",
+        description="What Preheat's scaling would do with a trace of requests. No cluster is asked.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=traces.FORMATS,
     )
     command.add_argument(
-        "-f", "--filename", type=Path, required=True, help="the LLMDeployment; with a status, its load times"
+        "-f",
+        "--filename",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the LLMDeployment; with a status, its load times",
     )
     command.add_argument("--trace", type=Path, required=True, metavar="FILE", help="the requests: see below")
     command.add_argument(
@@ -60,7 +66,7 @@ def add(commands: Any) -> None:
         metavar="N",
         help="mean time of a request without tokens [6]",
     )
-    command.add_argument("--seed", type=int, default=1, help="what is drawn by chance [1]")
+    command.add_argument("--seed", type=int, default=1, metavar="N", help="what is drawn by chance [1]")
     command.add_argument(
         "--decisions", type=int, default=CHANGES, metavar="N", help=f"print so many changes [{CHANGES}]"
     )

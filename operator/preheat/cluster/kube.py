@@ -37,6 +37,15 @@ EVENTS_READ = 100
 """Events of one object that are read. Those who write them combine what repeats: there are about ten."""
 
 
+def current_namespace() -> str:
+    """Return the namespace of the kubeconfig's current context, as kubectl takes it; `default` where none is named."""
+    try:
+        _, active = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+    except config.ConfigException:
+        return "default"
+    return str(active["context"].get("namespace") or "default")
+
+
 class Kube:
     """A small client: list, get, apply, patch, delete, and Events."""
 

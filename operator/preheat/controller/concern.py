@@ -246,7 +246,7 @@ def _of_pod(before: Manifest | None, after: Manifest | None, view: View) -> list
     if _address(before) == _address(after):
         return []
     slices = (parent for body in view.all("EndpointSlice") for parent in parents(body))
-    fronted = (key_of(body) for body in view.all("LLMDeployment") if may_sleep(body))
+    fronted = (key_of(body) for body in view.all("LLMDeployment") if asks_for_zero(body))
     return list(dict.fromkeys([*slices, *fronted]))
 
 
@@ -257,7 +257,7 @@ def is_of_front(pod: Manifest, namespace: str) -> bool:
     return metadata.get("namespace") == namespace and labels.get(LABEL_COMPONENT) == COMPONENT_FRONT
 
 
-def may_sleep(service: Manifest) -> bool:
+def asks_for_zero(service: Manifest) -> bool:
     """Tell whether an LLMDeployment asks for scaling to zero, as it was written."""
     scaling = (service.get("spec") or {}).get("scaling") if isinstance(service.get("spec"), dict) else None
     return isinstance(scaling, dict) and scaling.get("scaleToZero") is True

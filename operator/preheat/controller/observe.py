@@ -78,38 +78,24 @@ async def observe_service(
         for body in view.children(parent, "Pod")
         if is_replica_of(body, ours)
     ]
-    reports = await sidecars.agents({pod.name: pod.ip for pod in _asked(service, pods) if pod.ip})
     children = [
         body
         for kind in ("ControllerRevision", "Deployment", "ModelCache")
         for body in view.children(parent, kind)
     ]
-    readings = await sidecars.signals(
-        {p.uid: p.ip for p in pods if p.ready and p.ip and not p.deleting}
-        if is_compared(service, pinned_revisions(service, children))
-        else {}
-    )
-    said, again = await complaints.about(
-        service.namespace, [pod.uid for pod in pods if pod.starting and not pod.deleting]
-    )
-    pullers, again_for_pullers = await _pullers(service, view, complaints)
     resource = service.spec.hardware.gpu.resource_name
     short = any(resource in (pod.unschedulable or "") for pod in pods)
     scaled = service.spec.scaling.mode is not ScalingMode.EXTERNAL
     views = [DeploymentView.from_body(body) for body in deployments]
     rolling = len({view.revision for view in views if view.replicas} | {revision_id(service)}) > 1
     counted = short or scaled or rolling
-    uses = view.memo(("GPUUses", resource, ""), lambda: gpu_uses(view, resource)) if counted else ()
-    return ServiceObservation(
+    seen = ServiceObservation(
         nodes=nodes(view),
         deployments=views,
-        pods=[replace(pod, report=reports.get(pod.name), complaint=said.get(pod.uid)) for pod in pods],
-        scaling=await scaling.observe(service, pods, nodes(view), uses, view, now),
+        pods=pods,
         caches=caches(view, service.namespace),
         children=children,
-        readings=readings,
-        uses=uses,
-        look_again=min((wait for wait in (again, again_for_pullers) if wait is not None), default=None),
+        uses=view.memo(("GPUUses", resource, ""), lambda: gpu_uses(view, resource)) if counted else (),
         warmed=_warmed(service, view),
         narrow=_narrow(service, view),
         front=front.observe(service),
@@ -118,14 +104,31 @@ async def observe_service(
             live=view.get("HTTPRoute", service.namespace, service.name),
             services=[body for body in view.children(parent, "Service") if is_of_a_revision(body)],
         ),
+        pullers=_pullers(service, view),
+    )
+    # From here on others work meanwhile. All of the above is of one moment: a GPU that is taken has its pod beside it.
+    reports = await sidecars.agents({pod.name: pod.ip for pod in _asked(service, pods) if pod.ip})
+    readings = await sidecars.signals(
+        {p.uid: p.ip for p in pods if p.ready and p.ip and not p.deleting}
+        if is_compared(service, pinned_revisions(service, children))
+        else {}
+    )
+    said, again = await complaints.about(
+        service.namespace, [pod.uid for pod in pods if pod.starting and not pod.deleting]
+    )
+    pullers, again_for_pullers = await _with_complaints(service, seen.pullers, complaints)
+    return replace(
+        seen,
+        pods=[replace(pod, report=reports.get(pod.name), complaint=said.get(pod.uid)) for pod in pods],
+        scaling=await scaling.observe(service, pods, seen.nodes, seen.uses, view, now),
+        readings=readings,
+        look_again=min((wait for wait in (again, again_for_pullers) if wait is not None), default=None),
         pullers=pullers,
     )
 
 
-async def _pullers(
-    service: LLMDeployment, view: View, complaints: Complaints
-) -> tuple[list[Puller], float | None]:
-    """Return the Jobs that have nodes pull images, and in how many seconds there may be more to see of them."""
+def _pullers(service: LLMDeployment, view: View) -> list[Puller]:
+    """Return the Jobs that have nodes pull images, each with its newest pod and that pod's last words."""
     parent = ("LLMDeployment", service.namespace, service.name)
     jobs = {
         job.name: (job, is_orphan(body))
@@ -133,26 +136,36 @@ async def _pullers(
         if is_controlled_by(body, service.uid) or is_orphan(body)
         if (job := view.derived(key_of(body), JobView.from_body)).component == COMPONENT_PULLER
     }
-    if not jobs:
-        return [], None
     pods: dict[str, PodView] = {}
-    for body in sorted(view.children(parent, "Pod"), key=_created):
+    for body in sorted(view.children(parent, "Pod"), key=_created) if jobs else ():
         owner = controller_name(body, "Job")
         if owner in jobs:
             pods[owner] = view.derived(key_of(body), _puller_pod)
-    said, again = await complaints.about(
-        service.namespace,
-        [pod.uid for pod in pods.values() if pod.starting and not pod.deleting],
-        [job.uid for job, _ in jobs.values() if job.podless and not job.deleting],
-    )
     return [
         Puller(
-            replace(job, complaint=said.get(job.uid)),
-            replace(pod, complaint=said.get(pod.uid)) if (pod := pods.get(name)) is not None else None,
-            last_words(pod, WarmerReport.from_json) if pod is not None else None,
+            job,
+            pods.get(name),
+            last_words(pods[name], WarmerReport.from_json) if name in pods else None,
             orphan,
         )
         for name, (job, orphan) in jobs.items()
+    ]
+
+
+async def _with_complaints(
+    service: LLMDeployment, pullers: Sequence[Puller], complaints: Complaints
+) -> tuple[list[Puller], float | None]:
+    """Return pullers with what is said of those that do not start, and in how many seconds there may be more."""
+    starting = [p.pod.uid for p in pullers if p.pod is not None and p.pod.starting and not p.pod.deleting]
+    podless = [p.job.uid for p in pullers if p.job.podless and not p.job.deleting]
+    said, again = await complaints.about(service.namespace, starting, podless)
+    return [
+        replace(
+            puller,
+            job=replace(puller.job, complaint=said.get(puller.job.uid)),
+            pod=replace(puller.pod, complaint=said.get(puller.pod.uid)) if puller.pod is not None else None,
+        )
+        for puller in pullers
     ], again
 
 
@@ -204,37 +217,41 @@ async def observe_cache(
     verifier = next((job for job in all_jobs if job.component == COMPONENT_VERIFIER), None)
     seeders = [job for job in all_jobs if job.component == COMPONENT_SEEDER]
     newest = _newest_pods(parent, {job.name for job in jobs}, view, _warmer_pod)
-    running = {node: pod.ip for node, pod in newest.items() if pod.ip and pod.phase == "Running"}
-    reports = await sidecars.warmers(running)
-    for node, pod in newest.items():
-        words = last_words(pod, WarmerReport.from_json)
-        if words is not None:
-            reports[node] = words
-    said, again = await complaints.about(
-        cache.namespace,
-        [pod.uid for pod in newest.values() if pod.starting and not pod.deleting],
-        [job.uid for job in jobs if job.podless and not job.deleting],
-    )
     wrong = found_wrong(cache, view, config, jobs)
-    return CacheObservation(
+    words = {node: said for node, pod in newest.items() if (said := last_words(pod, WarmerReport.from_json))}
+    seen = CacheObservation(
         nodes=nodes(view),
         waits=why_it_waits(cache, view, config, now),
         corrupt=what_is_corrupt(cache, view, config),
         wrong=wrong,
         mounts=mounts_of(view, cache_key(cache)) if wrong or cache.status.quarantined else (),
         in_use=(cache_key(cache), cache.namespace) in running_keys(view),
-        jobs=[replace(job, complaint=said.get(job.uid)) for job in jobs],
-        reports=reports,
-        pods={node: replace(pod, complaint=said.get(pod.uid)) for node, pod in newest.items()},
+        jobs=jobs,
+        reports=words,
+        pods=newest,
         orphans=[body for body in view.children(parent, "Job") if is_orphan(body)],
         paths=_paths(cache, view),
-        look_again=again,
         missed=_missed(cache, view),
         verifier=verifier,
         verification=_said_by(verifier, parent, view),
         seeders=seeders,
         seeder_pods=_newest_pods(parent, {job.name for job in seeders}, view, _seeder_pod),
         issuer_keys=view.issuer_keys,
+    )
+    # From here on others work meanwhile. All of the above is of one moment.
+    running = {node: pod.ip for node, pod in newest.items() if pod.ip and pod.phase == "Running"}
+    reports = await sidecars.warmers(running)
+    complained, again = await complaints.about(
+        cache.namespace,
+        [pod.uid for pod in newest.values() if pod.starting and not pod.deleting],
+        [job.uid for job in jobs if job.podless and not job.deleting],
+    )
+    return replace(
+        seen,
+        jobs=[replace(job, complaint=complained.get(job.uid)) for job in jobs],
+        reports={**reports, **words},
+        pods={node: replace(pod, complaint=complained.get(pod.uid)) for node, pod in newest.items()},
+        look_again=again,
     )
 
 

@@ -23,7 +23,7 @@ from preheat.decide.budget import Wait, limits_of
 from preheat.decide.conditions import Verdict
 from preheat.decide.neighbours import WAITS, Neighbourhood, decide_neighbours
 from preheat.decide.observed import JobState, JobView, KeeperReport, NodeView, PodView, WarmerReport
-from preheat.decide.placement import gpu_type_of, matching_nodes, untolerated
+from preheat.decide.placement import gpu_type_of, matching_nodes, types_there, untolerated
 from preheat.decide.plan import POLL_SECONDS, RESYNC_SECONDS, Apply, Delete, Plan, Write, timestamp
 from preheat.decide.quarantine import LOOK_SECONDS, Mount, still_quarantined
 from preheat.decide.troubles import Trouble, sentence, trouble_of, what_to_do
@@ -537,10 +537,9 @@ def _no_node(cache: ModelCache, seen: CacheObservation, states: Sequence[NodeCac
     ]
     if placement.gpu_types:
         types = [gpu_type_of(node) for node in nodes]
-        there = ", ".join(sorted({gpu for gpu in types if gpu is not None})) or "none that is known"
         asked.append(
             (
-                f"with gpuTypes {' or '.join(placement.gpu_types)} (there are: {there})",
+                f"with gpuTypes {' or '.join(placement.gpu_types)} (there are: {types_there(nodes)})",
                 sum(gpu in placement.gpu_types for gpu in types),
             )
         )

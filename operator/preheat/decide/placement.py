@@ -9,6 +9,8 @@ from preheat.api.modelcache import PlacementSpec, Toleration
 from preheat.decide.observed import NodeView, Taint
 
 HARMLESS_EFFECT = "PreferNoSchedule"
+NAMED = 5
+"""So many labels that name no type are told."""
 _OF_EVERY_CACHE = tuple(Toleration(key=key, operator="Exists") for key in GPU_TAINTS)
 
 
@@ -23,6 +25,20 @@ def _type_of(product: str | None, accelerator: str | None) -> GPUType | None:
         if product in model.products or accelerator in model.accelerators:
             return gpu_type
     return None
+
+
+def types_there(nodes: Iterable[NodeView]) -> str:
+    """Say which GPU types nodes have, and what their labels say that is none: who reads it looks for the difference."""
+    labels = ((node.labels.get(LABEL_PRODUCT) or node.labels.get(LABEL_ACCELERATOR), node) for node in nodes)
+    types = {label: gpu_type_of(node) for label, node in labels if label}
+    known = ", ".join(sorted({gpu_type for gpu_type in types.values() if gpu_type is not None}))
+    strange = sorted(label for label, gpu_type in types.items() if gpu_type is None)
+    if not types:
+        return f"none, as no node has the label {LABEL_PRODUCT} or {LABEL_ACCELERATOR}"
+    if not strange:
+        return known
+    more = ", ..." if len(strange) > NAMED else ""
+    return f"{known or 'none that is known'}; labels that name no type: {', '.join(strange[:NAMED])}{more}"
 
 
 def is_tolerated(taint: Taint, tolerations: Iterable[Toleration]) -> bool:

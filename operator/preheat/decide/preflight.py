@@ -21,7 +21,7 @@ from preheat.api.modelcache import ModelCache
 from preheat.decide.capacity import fitting_nodes, matching, replica_placement
 from preheat.decide.judgement.judge import serving_ids
 from preheat.decide.observed import NodeView
-from preheat.decide.placement import gpu_type_of, untolerated
+from preheat.decide.placement import gpu_type_of, types_there, untolerated
 from preheat.decide.target import Target, as_it_was, has_taken_over, way_back
 from preheat.decide.text import size
 from preheat.decide.wish import ServiceObservation
@@ -116,10 +116,10 @@ def _at_its_best(node: NodeView) -> NodeView:
 
 
 def _no_node(service: LLMDeployment, nodes: Sequence[NodeView]) -> str:
-    types, there = service.spec.hardware.gpu.types, sorted({t for node in nodes if (t := gpu_type_of(node))})
+    types = service.spec.hardware.gpu.types
     of_type = [node for node in nodes if gpu_type_of(node) in types]
     if not of_type:
-        return f"none of {len(nodes)} nodes has {' or '.join(types)}; there are: {', '.join(there) or 'none that is known'}"
+        return f"none of {len(nodes)} nodes has {' or '.join(types)}; there are: {types_there(nodes)}"
     placement = replica_placement(service)
     labels = sorted(f"{key}={value}" for key, value in placement.node_selector.items())
     taints = sorted({taint.key for node in of_type for taint in untolerated(placement, node)})

@@ -114,7 +114,7 @@ def _step(
     if blocked and len(ready) + others <= 1:
         words = (
             f"{victim.name} is the only one that serves, and there is no room for another beside it: it serves what it "
-            f"has loaded. Free a GPU, or delete the pod: kubectl delete pod {victim.name}"
+            "has loaded. Free a GPU, or delete that pod."
         )
         return _Step(more, Reason.NO_CAPACITY, words)
     return _Step(

@@ -420,8 +420,8 @@ def _scaling(service: LLMDeployment, scaled: Outcome | None, ready: int, now: da
         "metrics for the model tells nothing."
         if ready
         else f"Since {since} the front does not tell who comes while no replica is ready: the number stays as it is, but "
-        "for a schedule, and no request wakes the model. Look at its pods: kubectl -n PREHEAT get pods -l "
-        "preheat.dev/component=front."
+        "for a schedule, and no request wakes the model. Look at its pods: kubectl get pods -A -l "
+        "preheat.dev/component=front"
     )
     return [Verdict(ConditionType.SCALING_ACTIVE, False, Reason.SIGNALS_MISSING, words)]
 

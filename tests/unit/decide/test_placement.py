@@ -7,7 +7,7 @@ from preheat.api.gpu import GPU_MODELS, GPU_TAINTS, GPUType
 from preheat.api.modelcache import PlacementSpec, Toleration
 from preheat.decide.fallback import split_over_types
 from preheat.decide.observed import NodeView, Taint
-from preheat.decide.placement import gpu_type_of, is_tolerated, matching_nodes
+from preheat.decide.placement import gpu_type_of, is_tolerated, matching_nodes, types_there
 from preheat.resources.caching import make_cache, tolerations
 from preheat.resources.pod import tolerations as pod_tolerations
 
@@ -151,3 +151,29 @@ def test_replicas_go_to_the_preferred_type_as_far_as_its_nodes_reach(case: str) 
     shares = split_over_types(service, replicas, nodes).shares
     assert shares == want
     assert sum(shares.values()) == replicas
+
+
+GKE = "cloud.google.com/gke-accelerator"
+THERE: dict[str, tuple[list[NodeView], str]] = {
+    "types that are known, once": ([a_node("a"), a_node("b"), a_node("c", "NVIDIA-A10G")], "nvidia-a10g, nvidia-l4"),
+    "by the other label": ([a_node(product="", labels={GKE: "nvidia-l4"})], "nvidia-l4"),
+    "labels that name none": (
+        [a_node(), a_node(product="NVIDIA-A100-SXM4-40GB-MIG-1g.5gb"), a_node(product="NVIDIA-L4-SHARED")],
+        "nvidia-l4; labels that name no type: NVIDIA-A100-SXM4-40GB-MIG-1g.5gb, NVIDIA-L4-SHARED",
+    ),
+    "nothing but such": ([a_node(product="NVIDIA-L40")], "none that is known; labels that name no type: NVIDIA-L40"),
+    "many of them": (
+        [a_node(product=f"GPU-{n}") for n in range(7)],
+        "none that is known; labels that name no type: GPU-0, GPU-1, GPU-2, GPU-3, GPU-4, ...",
+    ),
+    "no label at all": (
+        [a_node(product="")],
+        "none, as no node has the label nvidia.com/gpu.product or cloud.google.com/gke-accelerator",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", THERE)
+def test_what_nodes_say_of_their_gpus_is_told_also_where_it_names_no_type(case: str) -> None:
+    nodes, want = THERE[case]
+    assert types_there(nodes) == want

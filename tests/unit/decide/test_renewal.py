@@ -103,7 +103,11 @@ def test_the_last_that_serves_stays_where_no_gpu_is_free() -> None:
     assert (done.replicas, done.prices) == ({"d": 2}, [])
     assert done.verdict is not None
     assert done.verdict.reason is Reason.NO_CAPACITY
-    assert "kubectl delete pod bad" in done.verdict.message
+    assert "bad is the only one that serves" in done.verdict.message
+    assert "delete that pod" in done.verdict.message
+    assert "kubectl" not in done.verdict.message, (
+        "a command without the pod's namespace would look in another"
+    )
     assert step(bad(), asked=2, refused="exceeded quota").verdict == done.verdict
 
 

@@ -124,16 +124,26 @@ def test_the_examples_hold(module: ModuleType) -> None:
     assert not result.failed
 
 
-def test_a_verdict_is_spelled_without_the_names_of_pods_and_times() -> None:
+def test_a_verdict_is_spelled_without_the_names_of_pods_their_nodes_and_times() -> None:
     verdicts = [
-        json.dumps({"message": f"pod m-REVISION2-l4-{name}: it crashed", "time": time})
-        for name, time in (
-            ("7d4b9c6f58-x2k4z", "2026-01-01T00:00:00Z"),
-            ("5f6d7c8b9-bcdfg", "2026-01-02T00:00:00Z"),
+        json.dumps(
+            {
+                "message": f"pod m-REVISION2-l4-{name} on {node}: it crashed",
+                "evidence": {"count": 3, "node": node},
+                "time": time,
+            }
+        )
+        for name, node, time in (
+            ("7d4b9c6f58-x2k4z", "gpu-1", "2026-01-01T00:00:00Z"),
+            ("5f6d7c8b9-bcdfg", "gpu-2", "2026-01-02T00:00:00Z"),
         )
     ]
-    spelling = oracle.Spelling({"lane1-c1": "CASE"})
+    spelling = oracle.Spelling({"lane1-c1": "CASE", "gpu-1": "NODE1", "gpu-2": "NODE2"})
     assert [spelling.value(verdict) for verdict in verdicts] == [
-        {"message": "pod m-REVISION2-l4-POD: it crashed", "time": "TIME"}
+        {
+            "message": "pod m-REVISION2-l4-POD on its node: it crashed",
+            "evidence": {"count": 3},
+            "time": "TIME",
+        }
     ] * 2
     assert spelling.value("lane1-c1 has m-REVISION2-l4") == "CASE has m-REVISION2-l4"
