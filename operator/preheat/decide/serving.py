@@ -105,7 +105,7 @@ def decide_service(
         *_deletions(service, seen, stored, kept, wish, old_replicas, own_cache if target.held else ""),
         *([] if target.holds else _condemned(service, seen, stored)),
         *_applies(service, seen, wish, stored, old_replicas, renewal, config, _Under(step, question)),
-        # Clients have to find what serves, whatever else is refused; and where a route is, replicas move all the same.
+        # Clients have to find what serves, whatever else is refused.
         *apart("front", _front(service, seen, wish, scaled, now)),
         *apart("gateway", traffic.writes),
     ]

@@ -61,9 +61,8 @@ class Watch:
                     while True:
                         begun = asyncio.get_running_loop().time()
                         version = await self._follow(http, version)
-                        in_a_row = (
-                            0  # not after a list: one that is good for nothing is not made every second
-                        )
+                        # Not after a list alone: while watches are refused it is good for nothing, and is not made every second.
+                        in_a_row = 0
                         # One that ends as soon as it begins is not asked for without a pause.
                         await asyncio.sleep(
                             max(0.0, begun + PAUSE_SECONDS - asyncio.get_running_loop().time())
