@@ -12,6 +12,7 @@ from preheat.controller.concern import is_of_front
 from preheat.resources.caching import cache_key, make_warmer, place_of, tolerations
 from preheat.resources.neighbours import Near, Peer, audience, make_seeder
 from preheat.resources.places import places_for
+from preheat.resources.pulling import images_of, make_puller
 from preheat.resources.serving import make_deployment, make_service, render_revision
 from preheat_front.config import from_environment as front_config
 
@@ -62,6 +63,15 @@ def a_model_pod(**spec: Any) -> dict[str, Any]:
     revision = render_revision(service, GPUType.NVIDIA_L4, 1, "cache", CONFIG, DIGEST)
     pod: dict[str, Any] = make_deployment(service, revision, 1)["spec"]["template"]["spec"]
     return pod
+
+
+def test_pullers_are_restricted() -> None:
+    service = a_service()
+    template = make_deployment(service, render_revision(service, GPUType.NVIDIA_L4, 1, "cache", CONFIG), 1)[
+        "spec"
+    ]["template"]
+    puller = make_puller(service, template, images_of(template), "n1", CONFIG)
+    assert breaches(puller["spec"]["template"]["spec"]) == []
 
 
 def test_model_pods_are_restricted() -> None:

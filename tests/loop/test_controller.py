@@ -478,7 +478,8 @@ async def test_scaled_to_zero_keeps_the_weights(kube: FakeKube) -> None:
         kube.put(example(replicas=0))
         await asyncio.sleep(10)
         assert ready(kube)["reason"] == "ScaledToZero"
-        assert kinds(kube) == EXPECTED
+        # And the image beside them: a puller.
+        assert kinds(kube) == sorted([*EXPECTED, "Job"])
         (deployment,) = [body for key, body in kube.store.items() if key[0] == "Deployment"]
         assert deployment["spec"]["replicas"] == 0
 

@@ -237,13 +237,13 @@ async def test_back_in_the_middle_on_a_full_cluster() -> None:
             assert kubelets.serving() == 2
 
 
-async def crash_after(kube: FakeKube, write: int) -> None:
+async def crash_after(kube: FakeKube, write: int, seconds: float = 150) -> None:
     """Run an operator until it has made so many writes more, and crashes."""
     kube.crash_after = len(kube.writes) + write
     made = a_controller(kube, clock=now)
     crashed = crash_of(made)
     await made.start()
-    await asyncio.wait_for(crashed.wait(), 150)
+    await asyncio.wait_for(crashed.wait(), seconds)
     kube.watcher = None
     await made.stop()
     kube.crash_after = None

@@ -43,6 +43,8 @@ class ConditionType(StrEnum):
     """Replicas are on another GPU type than the first. Only there while it is True."""
     ROUTED = "Routed"
     """Whether the gateways take requests for it by its HTTPRoute. Only there with spec.rollout.gateway."""
+    IMAGE_READY = "ImageReady"
+    """Whether the pods' images lie on the nodes they are pulled on ahead of replicas. Only there where any is."""
 
 
 class Reason(StrEnum):
@@ -64,6 +66,10 @@ class Reason(StrEnum):
     MAKING_ROOM = "MakingRoom"
     EVICTED = "Evicted"
     WEIGHTS_CORRUPT = "WeightsCorrupt"
+    # images
+    IMAGE_PULLED = "ImagePulled"
+    IMAGE_PULLING = "ImagePulling"
+    IMAGE_NOT_PULLED = "ImageNotPulled"
     # pods
     SCALED_TO_ZERO = "ScaledToZero"
     PODS_PENDING = "PodsPending"

@@ -2,18 +2,29 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from preheat.api.constants import LABEL_DEPLOYMENT
+from preheat.api.constants import COMPONENT_PULLER, LABEL_DEPLOYMENT
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import ModelCache
 from preheat.api.parse import InvalidSpecError, parse
 from preheat.decide.autoscale import ScalingObservation
 from preheat.decide.capacity import GPUUse, gpus_held
-from preheat.decide.observed import Body, DeploymentView, NodeView, PodView, is_controlled_by, is_replica_of
+from preheat.decide.observed import (
+    Body,
+    DeploymentView,
+    JobView,
+    NodeView,
+    PodView,
+    Puller,
+    controller_name,
+    is_controlled_by,
+    is_replica_of,
+)
 from preheat.decide.traffic import RouteObservation, is_of_a_revision
 from preheat.decide.wish import ServiceObservation
 from preheat.resources.metadata import Manifest
 
-KINDS = ("ControllerRevision", "Deployment", "ModelCache", "Pod")
+CHILDREN = ("ControllerRevision", "Deployment", "ModelCache")
+KINDS = (*CHILDREN, "Job", "Pod")
 """What is listed, besides nodes, and what a route through gateways is made of."""
 OF_ROUTES = ("HTTPRoute", "Service")
 
@@ -39,7 +50,7 @@ def observation(
         deployments=[DeploymentView.from_body(body) for body in deployments],
         pods=[PodView.from_body(body, main="engine") for body in pods],
         caches=_caches(lists.get("ModelCache", ()), service.namespace),
-        children=[body for kind in KINDS[:-1] for body in mine.get(kind, ())],
+        children=[body for kind in CHILDREN for body in mine.get(kind, ())],
         uses=_uses(lists.get("Pod", ()), service.spec.hardware.gpu.resource_name),
         scaling=scaling,
         route=RouteObservation(
@@ -47,7 +58,18 @@ def observation(
             live=next((b for b in mine.get("HTTPRoute", ()) if b["metadata"]["name"] == service.name), None),
             services=[body for body in mine.get("Service", ()) if is_of_a_revision(dict(body))],
         ),
+        pullers=_pullers(service, mine.get("Job", ()), mine.get("Pod", ())),
     )
+
+
+def _pullers(service: LLMDeployment, jobs: Iterable[Body], pods: Sequence[Body]) -> list[Puller]:
+    """Return the Jobs that have nodes pull images, each with its newest pod."""
+    newest = {
+        controller_name(body, "Job"): PodView.from_body(body, main="puller")
+        for body in sorted(pods, key=lambda body: str(body["metadata"].get("creationTimestamp", "")))
+    }
+    views = [JobView.from_body(body) for body in jobs if is_controlled_by(body, service.uid)]
+    return [Puller(job, newest.get(job.name)) for job in views if job.component == COMPONENT_PULLER]
 
 
 def _is_of(body: Body, service: LLMDeployment) -> bool:

@@ -23,6 +23,7 @@ from preheat.decide.changes import differs, fingerprint, is_progress
 from preheat.decide.observed import is_controlled_by, parse_time
 from preheat.decide.ownership import adoption, is_drift, words_of_drift
 from preheat.decide.plan import (
+    IMAGES,
     POLL_SECONDS,
     RESYNC_SECONDS,
     Admit,
@@ -36,13 +37,14 @@ from preheat.decide.plan import (
     Write,
     part_of,
 )
-from preheat.decide.refusals import with_contests, with_refusal
+from preheat.decide.refusals import with_contests, with_refusal, without_pullers
 from preheat.decide.statuses import foreign_fields, own_part
 from preheat.errors import (
     GoingAway,
     InvalidSpec,
     Leaving,
     NotInstalled,
+    NotOwned,
     NotYet,
     Outdated,
     PreheatError,
@@ -108,16 +110,14 @@ class Writer:
 
         Raises Unavailable when something outside kept it from being carried out.
         """
-        refusal = await self._write_all(plan.writes, subject, decided_from)
-        if isinstance(refusal, GoingAway):
+        refused = await self._write_all(plan.writes, subject, decided_from)
+        if isinstance(refused.get(IMAGES), InvalidSpec | NotOwned):
+            plan = without_pullers(subject, plan, refused.pop(IMAGES), now)
+        refusal = next(iter(refused.values()), None)
+        pause = _pause_seconds(refusal, now)
+        if pause is not None:
             log.info("%s: %s", "/".join(_key_of(subject)), refusal)
-            return RESYNC_SECONDS
-        if isinstance(refusal, Leaving) and _is_recent(refusal, now):
-            log.info("%s: %s", "/".join(_key_of(subject)), refusal)
-            return LEAVING_SECONDS
-        if isinstance(refusal, NotYet | NotInstalled | Outdated):
-            log.info("%s: %s", "/".join(_key_of(subject)), refusal)
-            return NOT_YET_SECONDS
+            return pause
         lasts = self._lasts(subject, refusal)
         if refusal is not None:
             plan = with_refusal(subject, plan, refusal, now, lasts=lasts)
@@ -144,7 +144,7 @@ class Writer:
 
     async def write(self, writes: Sequence[Write]) -> None:
         """Carry out writes that belong to no object of a user. Raises what kept one from being made, the others made."""
-        refusals = [refusal for write in writes if (refusal := await self._write_all([write])) is not None]
+        refusals = [refusal for write in writes for refusal in (await self._write_all([write])).values()]
         if refusals:
             raise refusals[0]
 
@@ -218,8 +218,8 @@ class Writer:
 
     async def _write_all(
         self, writes: Sequence[Write], subject: Subject | None = None, decided_from: Sequence[Manifest] = ()
-    ) -> PreheatError | None:
-        """Make the writes of each part in order, up to the first that fails; return why the first of all did.
+    ) -> dict[str, PreheatError]:
+        """Make the writes of each part in order, up to the first that fails; return why, by part, the first of all first.
 
         Where the object itself is another by now, that ends all parts.
         """
@@ -238,7 +238,7 @@ class Writer:
                     sure_until = self._clock() + SURE_SECONDS
                 made = await self._write(write, absent if self._clock() <= sure_until else frozenset())
             except (GoingAway, Outdated) as error:
-                return error
+                return {"": error}
             except PreheatError as error:
                 if isinstance(error, NotInstalled):
                     self._view.know_kind(error.kind, installed=False)
@@ -249,7 +249,7 @@ class Writer:
                 decided[key_of(made)] = made
             elif isinstance(write, Delete):
                 decided.pop((write.kind, write.namespace, write.name), None)
-        return next(iter(refused.values()), None)
+        return refused
 
     def _begins(self, subject: Subject) -> bool:
         """Tell whether this is the first pass over a new object: nothing of it was ever there, and can be gone."""
@@ -501,6 +501,15 @@ def _decided(body: Manifest | None) -> object:
 
 def _key_of(subject: Subject) -> Key:
     return type(subject).__name__, subject.namespace, subject.name
+
+
+def _pause_seconds(refusal: PreheatError | None, now: datetime) -> float | None:
+    """Return when to come back after what is not even told, None where there is something to tell."""
+    if isinstance(refusal, GoingAway):
+        return RESYNC_SECONDS
+    if isinstance(refusal, Leaving) and _is_recent(refusal, now):
+        return LEAVING_SECONDS
+    return NOT_YET_SECONDS if isinstance(refusal, NotYet | NotInstalled | Outdated) else None
 
 
 def _is_recent(refusal: Leaving, now: datetime) -> bool:

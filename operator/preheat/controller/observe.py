@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from preheat.api.constants import (
+    COMPONENT_PULLER,
     COMPONENT_SEEDER,
     COMPONENT_VERIFIER,
     COMPONENT_WARMER,
@@ -38,6 +39,7 @@ from preheat.decide.observed import (
     KeeperReport,
     NodeView,
     PodView,
+    Puller,
     WarmerReport,
     controller_name,
     is_controlled_by,
@@ -102,6 +104,7 @@ async def observe_service(
             live=view.get("HTTPRoute", service.namespace, service.name),
             services=[body for body in view.children(parent, "Service") if is_of_a_revision(body)],
         ),
+        pullers=_pullers(service, view),
     )
     # From here on others work meanwhile. All of the above is of one moment: a GPU that is taken has its pod beside it.
     reports = await sidecars.agents({pod.name: pod.ip for pod in _asked(service, pods) if pod.ip})
@@ -113,13 +116,57 @@ async def observe_service(
     said, again = await complaints.about(
         service.namespace, [pod.uid for pod in pods if pod.starting and not pod.deleting]
     )
+    pullers, again_for_pullers = await _with_complaints(service, seen.pullers, complaints)
     return replace(
         seen,
         pods=[replace(pod, report=reports.get(pod.name), complaint=said.get(pod.uid)) for pod in pods],
         scaling=await scaling.observe(service, pods, seen.nodes, seen.uses, view, now),
         readings=readings,
-        look_again=again,
+        look_again=min((wait for wait in (again, again_for_pullers) if wait is not None), default=None),
+        pullers=pullers,
     )
+
+
+def _pullers(service: LLMDeployment, view: View) -> list[Puller]:
+    """Return the Jobs that have nodes pull images, each with its newest pod and that pod's last words."""
+    parent = ("LLMDeployment", service.namespace, service.name)
+    jobs = {
+        job.name: (job, is_orphan(body))
+        for body in view.children(parent, "Job")
+        if is_controlled_by(body, service.uid) or is_orphan(body)
+        if (job := view.derived(key_of(body), JobView.from_body)).component == COMPONENT_PULLER
+    }
+    pods: dict[str, PodView] = {}
+    for body in sorted(view.children(parent, "Pod"), key=_created) if jobs else ():
+        owner = controller_name(body, "Job")
+        if owner in jobs:
+            pods[owner] = view.derived(key_of(body), _puller_pod)
+    return [
+        Puller(
+            job,
+            pods.get(name),
+            last_words(pods[name], WarmerReport.from_json) if name in pods else None,
+            orphan,
+        )
+        for name, (job, orphan) in jobs.items()
+    ]
+
+
+async def _with_complaints(
+    service: LLMDeployment, pullers: Sequence[Puller], complaints: Complaints
+) -> tuple[list[Puller], float | None]:
+    """Return pullers with what is said of those that do not start, and in how many seconds there may be more."""
+    starting = [p.pod.uid for p in pullers if p.pod is not None and p.pod.starting and not p.pod.deleting]
+    podless = [p.job.uid for p in pullers if p.job.podless and not p.job.deleting]
+    said, again = await complaints.about(service.namespace, starting, podless)
+    return [
+        replace(
+            puller,
+            job=replace(puller.job, complaint=said.get(puller.job.uid)),
+            pod=replace(puller.pod, complaint=said.get(puller.pod.uid)) if puller.pod is not None else None,
+        )
+        for puller in pullers
+    ], again
 
 
 def _narrow(service: LLMDeployment, view: View) -> frozenset[str]:
@@ -290,6 +337,10 @@ def _model_pod(body: Manifest) -> PodView:
 
 def _warmer_pod(body: Manifest) -> PodView:
     return PodView.from_body(body, main="warmer")
+
+
+def _puller_pod(body: Manifest) -> PodView:
+    return PodView.from_body(body, main="puller")
 
 
 def _seeder_pod(body: Manifest) -> PodView:

@@ -418,7 +418,7 @@ def _since(condition: Body) -> datetime | None:
 
 _TROUBLE = {
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError",
-    "CreateContainerError", "RunContainerError", "CrashLoopBackOff",
+    "CreateContainerError", "RunContainerError", "CrashLoopBackOff", "ImageVolumeMountFailed",
 }  # fmt: skip
 
 
@@ -494,7 +494,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A Job of a cache: a warmer or a seeder."""
+    """A Job of a cache (a warmer, a seeder) or of a service (a puller)."""
 
     name: str
     uid: str
@@ -504,7 +504,7 @@ class JobView:
     deleting: bool
     namespace: str = ""
     owner: str | None = None
-    """The uid of its cache."""
+    """The uid of whose it is."""
     podless: bool = False
     """Whether it is at work and has no pod."""
     complaint: str | None = None
@@ -598,6 +598,17 @@ class WarmerReport:
             manifest_sha256=str(body.get("manifestSHA256") or "")[:64] or None,
             resolved_revision=str(body.get("resolvedRevision") or "")[:128] or None,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Puller:
+    """A Job that has a node pull the images of pods, its newest pod, and that pod's last words."""
+
+    job: JobView
+    pod: PodView | None = None
+    report: WarmerReport | None = None
+    orphan: bool = False
+    """Whether it was left by an LLMDeployment of the same name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -721,6 +732,7 @@ __all__ = [
     "Name",
     "NodeView",
     "PodView",
+    "Puller",
     "Reading",
     "Taint",
     "WarmerReport",

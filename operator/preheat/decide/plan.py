@@ -17,6 +17,10 @@ POLL_SECONDS = 1.0
 """How often progress is asked for while something is under way."""
 
 
+IMAGES = "images"
+"""The part of what has images pulled ahead. What is refused of it keeps nobody from being Ready."""
+
+
 @dataclass(frozen=True, slots=True)
 class Apply:
     """Make an object so (server-side apply). ``once``: its fields cannot change, so only create it."""

@@ -11,7 +11,7 @@ from preheat.api.modelcache import ModelCache, ModelCacheStatus
 from preheat.decide import conditions as say
 from preheat.decide import text
 from preheat.decide.conditions import Verdict
-from preheat.decide.plan import RESYNC_SECONDS, EventDraft, Plan
+from preheat.decide.plan import POLL_SECONDS, RESYNC_SECONDS, EventDraft, Plan
 from preheat.errors import InvalidSpec, NotOwned, PreheatError
 
 BAD = frozenset({Reason.NAME_TAKEN, Reason.CHILD_REFUSED, Reason.INVALID_SPEC, Reason.OPERATOR_ERROR})
@@ -96,6 +96,30 @@ def with_refusal(
     delay = TAKEN_SECONDS if isinstance(refusal, NotOwned) else RESYNC_SECONDS
     delay = min(plan.requeue_after, delay)
     return Plan(plan.writes, changed.to_api(), drafts, delay, milestones=plan.milestones)
+
+
+def without_pullers(
+    subject: LLMDeployment | ModelCache, plan: Plan, refusal: PreheatError, now: datetime
+) -> Plan:
+    """Return the plan that tells that images cannot be pulled ahead: all goes on as where nobody does.
+
+    The next pass reads it off the status, and tries no more for this spec.
+    """
+    if plan.status is None:
+        return plan
+    words = f"Images cannot be pulled ahead: {refusal}. Nobody waits for it: a pod has its images pulled when it starts."
+    verdict = Verdict(ConditionType.IMAGE_READY, None, Reason.IMAGE_NOT_PULLED, words)
+    before = subject.status.conditions
+    (told,) = say.conditions([verdict], before, subject.generation, now)
+    rest = [c for c in plan.status.get("conditions", ()) if c["type"] != ConditionType.IMAGE_READY]
+    known = any(c.type == ConditionType.IMAGE_READY and c.reason == verdict.reason for c in before)
+    drafts = () if known else (EventDraft(verdict.reason, verdict.message, warning=False),)
+    return replace(
+        plan,
+        status={**plan.status, "conditions": [*rest, told.to_api()]},
+        events=(*plan.events, *drafts),
+        requeue_after=min(plan.requeue_after, POLL_SECONDS),
+    )
 
 
 def _is_told(subject: LLMDeployment | ModelCache) -> bool:

@@ -8,8 +8,10 @@ from preheat.api.constants import ANNOTATION_BASELINE, ANNOTATION_SERVED, ANNOTA
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import MOST_NODES, CacheMode, NodeCacheState
 from preheat.config import OperatorConfig
+from preheat.decide.ahead import Ahead, decide_pulls, look_ahead
 from preheat.decide.autoscale import Outcome
 from preheat.decide.capacity import fitting_nodes
+from preheat.decide.conditions import Verdict
 from preheat.decide.fallback import warm_first
 from preheat.decide.front import decide_front
 from preheat.decide.judgement.failure import condemned_caches, failure_of, marked
@@ -31,7 +33,7 @@ from preheat.decide.rollout import Method, Phase, Step, next_step
 from preheat.decide.rollout.gather import Question, gather
 from preheat.decide.rollout.told import finishing
 from preheat.decide.target import Target, as_it_was, choose_target, is_proven, is_soaked, way_back
-from preheat.decide.telling import Rollout, refusal, telling_plan
+from preheat.decide.telling import Images, Rollout, refusal, telling_plan
 from preheat.decide.traffic import Rolling, Traffic, decide_traffic
 from preheat.decide.victims import COST, Scene, price
 from preheat.decide.wish import (
@@ -74,7 +76,8 @@ def decide_service(
         return telling_plan(service, seen, wish, adoptions, now, scaled, target=target, planned=False)
     back = way_back(stored, wanted, serving_ids(seen)) if is_judged(target, stored) else None
     target = replace(target, alone=back is None and is_judged(target, stored))
-    failure = judge(service, seen, stored, back, wish, now) if back is not None else None
+    ahead = look_ahead(service, seen, wish, stored, now)
+    failure = judge(service, seen, stored, back, wish, now, ahead) if back is not None else None
     if failure is not None:
         # First it is written down. Replicas move in the next pass, whoever makes it.
         verdict = _marks(service, stored, wish.id, ANNOTATION_VERDICT, failure.to_json())
@@ -86,7 +89,7 @@ def decide_service(
         wish = soaked(wish, now)
     # Whatever the history's limit: the spec's with its verdict, and the way back until the spec's is known to be good.
     kept = _kept_revisions(service, stored, wish) | {wanted, *([back.id] if back is not None else ())}
-    question = _question(service, seen, wish, stored, target, now)
+    question = _question(service, seen, wish, stored, target, now, ahead)
     step = next_step(question.observed, question.goal, question.rooms, question.limits)
     step = _announced(service, seen, step) if step else finishing(service, question)
     left = {r.id for r in stored if failure_of(stored, r.id) is not None} | (
@@ -97,6 +100,7 @@ def decide_service(
     if step is not None and step.chosen is Method.IN_PLACE and traffic.stay:
         step = _one_for_one(seen, step, wish.id)
     old_replicas = _old_replicas(service, wish, seen, step, traffic.stay)
+    pulls, images = _pulls(service, seen, wish, ahead, _Under(step, question), config)
     renewal = renew(service.namespace, seen, wish)
     writes: list[Write] = [
         *_marks_of_predecessors(service, seen, stored, back, wish, now),
@@ -105,6 +109,8 @@ def decide_service(
         *_deletions(service, seen, stored, kept, wish, old_replicas, own_cache if target.held else ""),
         *([] if target.holds else _condemned(service, seen, stored)),
         *_applies(service, seen, wish, stored, old_replicas, renewal, config, _Under(step, question)),
+        # What cannot be pulled ahead is pulled for a pod: nothing else waits for the write.
+        *pulls,
         # Clients have to find what serves, whatever else is refused.
         *apart("front", _front(service, seen, wish, scaled, now)),
         *apart("gateway", traffic.writes),
@@ -113,7 +119,9 @@ def decide_service(
         prices = _prices(service, seen, wish, scaled, renewal, now)
         writes = [*prices, *writes, *_memory(service, scaled, now)]
     rollout = Rollout(question, step) if step else None
-    plan = telling_plan(service, seen, wish, writes, now, scaled, rollout, target, traffic)
+    plan = telling_plan(
+        service, seen, wish, writes, now, scaled, rollout, target, traffic, Images(ahead, tuple(images))
+    )
     if back is None or wish.id not in serving_ids(seen):
         return plan
     # An agent that is silent now may tell the next time.
@@ -154,9 +162,10 @@ def _question(
     stored: Sequence[Revision],
     target: Target,
     now: datetime,
+    ahead: Ahead,
 ) -> Question:
     """Return what the planner is asked. Where a person alone may go back, nothing moves, as if it were paused."""
-    question = gather(service, seen, wish, stored, now)
+    question = gather(service, seen, wish, stored, now, ahead)
     return replace(question, limits=replace(question.limits, paused=True)) if target.holds else question
 
 
@@ -171,7 +180,7 @@ def rollout_ahead(
     target = with_preflight(service, seen, stored, choose_target(service, stored))
     service = as_it_was(service, stored, target)
     wish = make_wish(service, seen, stored, config, now, scale(service, seen, now), target)
-    return _question(service, seen, wish, stored, target, now)
+    return _question(service, seen, wish, stored, target, now, look_ahead(service, seen, wish, stored, now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,6 +443,22 @@ def _applies(
         view.name: 0 for view in seen.deployments if view.revision == wish.id and view.gpu_type not in used
     }
     return [*_resized(service, stored, {**idle, **_on_types_not_listed(seen, wish)}), *writes]
+
+
+def _pulls(
+    service: LLMDeployment,
+    seen: ServiceObservation,
+    wish: Wish,
+    ahead: Ahead,
+    rolling: _Under,
+    config: OperatorConfig,
+) -> tuple[list[Write], list[Verdict]]:
+    """Return the writes that have images pulled ahead of replicas, and what is told of it."""
+    first = _nodes_first(service, seen, wish, rolling) if rolling.step is not None else ()
+    most = max(len(first), nodes_to_warm(service, wish.replicas, wish.forecast, len(seen.nodes)))
+    return decide_pulls(
+        service, seen, wish, ahead, config, first=first, most=most, rolling=rolling.step is not None
+    )
 
 
 def _on_types_not_listed(seen: ServiceObservation, wish: Wish) -> dict[str, int]:

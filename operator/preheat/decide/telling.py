@@ -20,6 +20,7 @@ from preheat.api.llmdeployment import (
 from preheat.api.modelcache import ModelCache, NodeCacheState
 from preheat.decide import conditions as say
 from preheat.decide import fallback, text
+from preheat.decide.ahead import Ahead
 from preheat.decide.autoscale import Outcome
 from preheat.decide.avoidance import decide_avoidance
 from preheat.decide.capacity import in_numbers, too_large
@@ -91,6 +92,14 @@ class Rollout:
     step: Step
 
 
+@dataclass(frozen=True, slots=True)
+class Images:
+    """What is known of the images of the wanted pods, and the condition that tells of it, where there is one."""
+
+    ahead: Ahead
+    verdicts: tuple[Verdict, ...]
+
+
 def refusal(
     service: LLMDeployment,
     seen: ServiceObservation,
@@ -130,12 +139,13 @@ def telling_plan(
     rollout: Rollout | None = None,
     target: Target | None = None,
     traffic: Traffic | None = None,
+    images: Images | None = None,
     *,
     planned: bool = True,
 ) -> Plan:
     """Return the plan with these writes, and the status and events that tell of it.
 
-    ``traffic``: what is told of it; None: what was told stays.
+    ``traffic``, ``images``: what is told of them; None: what was told stays.
 
     ``planned``: whether the planner was asked. Where it was not, what is told of a rollout stays as it is.
     """
@@ -143,7 +153,7 @@ def telling_plan(
     live = [pod for pod in seen.pods if not pod.deleting]
     ready = [pod for pod in live if pod.ready]
     cache = the_cache(wish, seen)
-    verdict, loading = _verdict(service, seen, wish, cache, now, rollout)
+    verdict, loading = _verdict(service, seen, wish, cache, now, rollout, images.ahead if images else None)
     verdict = _with_target(verdict, target)
     going_back = _rolled_back(target)
     advice, rationed = decide_healing(service, live)
@@ -158,10 +168,12 @@ def telling_plan(
     renewal = renew(service.namespace, seen, wish).verdict
     rolling = _rollout_status(service, rollout, live, cache, now) if planned else before.rollout
     routed = list(traffic.verdicts) if traffic is not None else _as_told(before, ConditionType.ROUTED)
+    pulled = list(images.verdicts) if images is not None else _as_told(before, ConditionType.IMAGE_READY)
     verdicts = [
         *say.summary(verdict, stuck=verdict.reason in STUCK),
         _accepted(service, wish),
         _weights(service, cache),
+        *pulled,
         _available(len(ready)),
         *_scaling(service, scaled, len(ready), now),
         *([renewal] if renewal is not None else []),
@@ -212,6 +224,7 @@ def telling_plan(
             *_quarantined(before, renewal),
             *_news(before, special),
             *_turns(before, going_back),
+            *_not_pulled(before, pulled),
             *_passed_on(wish, writes),
             *told.events(before.rollout, rolling, wish.id, now),
             *events_of_traffic({(c.type, c.reason) for c in before.conditions}, routed),
@@ -286,6 +299,16 @@ def _look_again(rollout: Rollout | None) -> float:
 def _told(kind: ConditionType, reason: Reason, words: str | None) -> list[Verdict]:
     """Return a condition that is only there while there is something to say."""
     return [] if words is None else [Verdict(kind, True, reason, words)]
+
+
+def _not_pulled(before: LLMDeploymentStatus, verdicts: Sequence[Verdict]) -> list[EventDraft]:
+    """Return an Event when it turns out that images cannot be pulled ahead here: nothing else is wrong then."""
+    known = {c.reason for c in before.conditions if c.type == ConditionType.IMAGE_READY}
+    return [
+        EventDraft(verdict.reason, verdict.message, warning=False)
+        for verdict in verdicts
+        if verdict.reason is Reason.IMAGE_NOT_PULLED and verdict.reason not in known
+    ]
 
 
 def _news(before: LLMDeploymentStatus, verdicts: Sequence[Verdict]) -> list[EventDraft]:
@@ -525,6 +548,7 @@ def _verdict(
     cache: ModelCache | None,
     now: datetime,
     rollout: Rollout | None,
+    ahead: Ahead | None,
 ) -> Telling:
     """Return Ready with its most telling reason, and the progress of what that reason names."""
     mine = [pod for pod in seen.pods if pod.revision == wish.id and not pod.deleting]
@@ -535,8 +559,8 @@ def _verdict(
         if wish.replicas == 0:
             return _ready(Reason.SCALED_TO_ZERO, "Scaled to zero; the weights stay warm."), None
         return _ready(Reason.SERVING, f"{ready} of {wish.replicas} replicas answer."), None
-    for look in (_look_at_children, _look_at_nodes, _look_at_weights, _look_at_pods):
-        telling = look(_Look(service, seen, wish, cache, mine, now, rollout is not None))
+    for look in (_look_at_children, _look_at_nodes, _look_at_images, _look_at_weights, _look_at_pods):
+        telling = look(_Look(service, seen, wish, cache, mine, now, rollout is not None, ahead))
         if telling is not None:
             return telling
     if rollout is not None:
@@ -575,6 +599,8 @@ class _Look:
     now: datetime
     rolling: bool = False
     """Whether a rollout is under way: then a pod that waits for a GPU waits on purpose."""
+    ahead: Ahead | None = None
+    """What is known of the images of the wanted pods; None where nobody looked."""
 
 
 def _look_at_children(at: _Look) -> Telling | None:
@@ -590,6 +616,15 @@ def _look_at_nodes(at: _Look) -> Telling | None:
         return None
     problem = too_large(at.service, at.seen.nodes)
     return (_not_ready(Reason.NO_CAPACITY, problem), None) if problem is not None else None
+
+
+def _look_at_images(at: _Look) -> Telling | None:
+    """Say that the images are not to be had, before a replica was started for them."""
+    pull = at.ahead.unavailable if at.rolling and at.ahead is not None else None
+    if pull is None:
+        return None
+    words = f"Node {pull.node} cannot pull the images of revision {at.wish.id}: {sentence(pull.words)} No replica moves before."
+    return _not_ready(Reason.IMAGE_UNAVAILABLE, words), None
 
 
 _OF_THE_CACHE = frozenset(

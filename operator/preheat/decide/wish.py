@@ -13,7 +13,7 @@ from preheat.decide.capacity import GPUUse
 from preheat.decide.fallback import Split, split_over_types
 from preheat.decide.front import FrontObservation
 from preheat.decide.neighbours import WAITS
-from preheat.decide.observed import DeploymentView, NodeView, PodView, Reading, is_controlled_by
+from preheat.decide.observed import DeploymentView, NodeView, PodView, Puller, Reading, is_controlled_by
 from preheat.decide.quarantine import runs_on_quarantined
 from preheat.decide.target import Target
 from preheat.decide.traffic import RouteObservation
@@ -50,6 +50,8 @@ class ServiceObservation:
     """What is known of the front; None where nobody looked."""
     route: RouteObservation | None = None
     """What is known of the way through gateways; None where nobody looked."""
+    pullers: Sequence[Puller] = ()
+    """The Jobs that have nodes pull the images of pods."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the Jobs of the warmer's image have in common. Warmers, seeders and keepers differ in what they mount and are told."""
+"""What the Jobs of the warmer's image have in common. They differ in what they mount and are told."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ def make_container(
     settings: Mapping[str, Any],
     config: OperatorConfig,
     *,
-    port: tuple[str, int],
+    port: tuple[str, int] | None = None,
     requests: Mapping[str, str],
     memory: str,
     mounts: Sequence[Manifest],
@@ -55,7 +55,7 @@ def make_container(
         "image": config.warmer_image,
         "imagePullPolicy": "IfNotPresent",
         "env": [{"name": "PREHEAT_WARMER_CONFIG", "value": text}],
-        "ports": [{"name": port[0], "containerPort": port[1], "protocol": "TCP"}],
+        **({"ports": [{"name": port[0], "containerPort": port[1], "protocol": "TCP"}]} if port else {}),
         "resources": {"requests": dict(requests), "limits": {"memory": memory}},
         "securityContext": container_security(),
         "volumeMounts": list(mounts),

@@ -111,3 +111,8 @@ def seeder_name(cache: str, node: str) -> str:
 def seeders_name(cache: str) -> str:
     """Name of the NetworkPolicy of a cache's seeders."""
     return fit(f"{cache}-seeders-{digest(['seeders', cache], 8)}", 63)
+
+
+def puller_name(service: str, images: str, node: str) -> str:
+    """Name of the Job that has one node pull the images of a service's pods. ``images``: which, as a digest."""
+    return fit(f"{fit(service, NAME_LIMIT - 16)}-image-{digest([images, node], 8)}")

@@ -20,8 +20,9 @@ ROOM_VARIABLE = "PREHEAT_ROOM_BYTES"
 CREDENTIALS = Path("/var/run/secrets/preheat/credentials")
 PEER_TOKEN = Path("/var/run/secrets/preheat/peer/token")
 HUB = "https://huggingface.co"
-TASKS = ("warm", "resolve", "verifyImage", "serve", "keep", "page")
-"""What a run is for: to fetch weights, to ask what a tag stands for, to verify an image that is mounted, to serve, to keep."""
+TASKS = ("warm", "resolve", "verifyImage", "serve", "keep", "page", "pull")
+"""What a run is for: to fetch weights, to ask what a tag stands for, to verify an image that is mounted, to serve, to keep,
+to read ahead, to see that images were pulled."""
 _HUB_NAME = re.compile(r"hf://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _SHAPES = {
     "hf": (_HUB_NAME, "hf://ORG/NAME"),
@@ -138,6 +139,14 @@ class PageConfig:
     listen_port: int
 
 
+@dataclass(frozen=True, slots=True)
+class PullConfig:
+    """Where the kubelet has mounted the images that it was to pull (``image.py``)."""
+
+    images: tuple[Path, ...]
+    node_name: str
+
+
 class _Wrong(Exception):  # noqa: N818 - private; the text goes into InvalidConfig
     """A field is missing or wrong."""
 
@@ -164,15 +173,17 @@ def seeder_from_environment(environment: Mapping[str, str]) -> SeederConfig:
 
 def from_environment(
     environment: Mapping[str, str], credentials: Path = CREDENTIALS
-) -> Config | KeepConfig | PageConfig:
+) -> Config | KeepConfig | PageConfig | PullConfig:
     """Return the configuration of the task that is asked for. Raises Hopeless, naming the field that is missing or wrong."""
 
-    def parse(given: Mapping[str, Any]) -> Config | KeepConfig | PageConfig:
+    def parse(given: Mapping[str, Any]) -> Config | KeepConfig | PageConfig | PullConfig:
         match given.get("task"):
             case "keep":
                 return _keep_config(given)
             case "page":
                 return _page_config(given)
+            case "pull":
+                return _pull_config(given)
             case _:
                 return _config(given, environment, credentials)
 
@@ -287,6 +298,16 @@ def _page_config(given: Mapping[str, Any]) -> PageConfig:
         parallelism=_number(given, "parallelism", 4, 1, 64),
         node_name=_get(given, "nodeName", str, ""),
         listen_port=_number(given, "listenPort", 9081, 0, 65535),
+    )
+
+
+def _pull_config(given: Mapping[str, Any]) -> PullConfig:
+    folders = _get(given, "images", list, None)
+    if not folders or not all(isinstance(folder, str) and folder for folder in folders):
+        raise _Wrong("images must be a list of folders")
+    return PullConfig(
+        images=tuple(map(Path, folders)),
+        node_name=_get(given, "nodeName", str, ""),
     )
 
 

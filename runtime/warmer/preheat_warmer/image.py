@@ -1,4 +1,4 @@
-"""Weights in a container image: what a tag stands for, and whether what a node's runtime has pulled is right.
+"""Images that a node's runtime has pulled: whether they are there; of weights, whether they are right; what a tag stands for.
 
 Nothing is fetched here and nothing is written. The container runtime pulls the image and mounts it, read-only; a warmer
 reads all of it once on each node, before any pod may start there.
@@ -11,8 +11,9 @@ import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from preheat_warmer.config import Config
+from preheat_warmer.config import Config, PullConfig
 from preheat_warmer.errors import Hopeless, Passing, Reason
 from preheat_warmer.manifest import SUMS, File, Manifest, approve, parse_sums
 from preheat_warmer.progress import Progress
@@ -22,10 +23,12 @@ from preheat_warmer.sources.registry import RegistrySource
 from preheat_warmer.sources.web import Web
 
 BLOCK_BYTES = 4 << 20
-NEEDED = (
+_VOLUMES = (
     "image volumes need Kubernetes 1.35, or 1.33 with the feature gate ImageVolume on the API server and on the "
-    "kubelets, and containerd 2.1 or CRI-O 1.31; without them use cache mode Node or Shared"
+    "kubelets, and containerd 2.1 or CRI-O 1.31"
 )
+NEEDED = f"{_VOLUMES}; without them use cache mode Node or Shared"
+PULLED_LATER = f"{_VOLUMES}; without them each pod has its images pulled when it starts"
 
 
 async def resolve(config: Config, progress: Progress) -> Manifest:
@@ -61,6 +64,26 @@ async def verify_image(config: Config, progress: Progress) -> Manifest:
     await asyncio.to_thread(check_pickles, config.destination, manifest, allow_pickle=config.allow_pickle)
     progress.state = "Published"
     return manifest
+
+
+def check_pulled(config: PullConfig) -> dict[str, Any]:
+    """Return the last words when every image is mounted. Raises Hopeless where one is not: then the kubelet pulled none.
+
+    What is in them is not looked at, nor need it be readable: they are for containers.
+    """
+    for folder in config.images:
+        if not _is_mounted(folder):
+            raise Hopeless(Reason.NO_IMAGE_VOLUME, f"nothing is mounted at {folder}: {PULLED_LATER}")
+    return {"state": "Pulled", "images": len(config.images)}
+
+
+def _is_mounted(folder: Path) -> bool:
+    try:
+        return any(folder.iterdir())
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        return True
 
 
 def _expected(config: Config) -> Manifest:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from preheat_warmer import quarantine, siblings
-from preheat_warmer.config import Config, KeepConfig, PageConfig, from_environment, task_of
+from preheat_warmer.config import Config, KeepConfig, PageConfig, PullConfig, from_environment, task_of
 from preheat_warmer.errors import Hopeless, Passing, Reason, WarmerError
 from preheat_warmer.fetch import Fetcher, Pace, over_budget
 from preheat_warmer.folder import open_folder
-from preheat_warmer.image import resolve, verify_image
+from preheat_warmer.image import check_pulled, resolve, verify_image
 from preheat_warmer.keep import keep
 from preheat_warmer.manifest import File, Manifest, approve, manifest_digest, parse_rendered, select
 from preheat_warmer.page import page
@@ -87,6 +87,8 @@ def _run(progress: Progress) -> dict[str, Any]:
         return keep(config, progress)
     if isinstance(config, PageConfig):
         return page(config, progress)
+    if isinstance(config, PullConfig):
+        return check_pulled(config)
     server = serve(config.listen_port, progress)
     log("started", uri=config.uri, node=config.node_name, port=server.server_address[1])
     # asyncio.run comes back when every thread that writes is done: only then the lock may go.

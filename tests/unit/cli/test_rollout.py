@@ -83,9 +83,15 @@ def test_only_the_services_own_things_are_looked_at() -> None:
         limits = {"limits": {"nvidia.com/gpu": "1"}}
         return {**made, "spec": {"nodeName": "n1", "containers": [{"name": "engine", "resources": limits}]}}
 
+    puller = {"preheat.dev/llmdeployment": "llama", "preheat.dev/component": "puller"}
+    job = body("Job", "p", labels=puller)
+    of_job = body(
+        "Pod", "p-1", labels=puller, ownerReferences=[{"controller": True, "kind": "Job", "name": "p"}]
+    )
     lists = {
+        "Job": [job],
         "Deployment": [body("Deployment", "d"), body("Deployment", "other", of="else")],
-        "Pod": [a_pod("mine", "d-1"), a_pod("strange", "x-1"), a_pod("theirs", "other-1", of="else")],
+        "Pod": [of_job, a_pod("mine", "d-1"), a_pod("strange", "x-1"), a_pod("theirs", "other-1", of="else")],
         "ControllerRevision": [body("ControllerRevision", "d")],
         "ModelCache": [],
     }
@@ -94,6 +100,8 @@ def test_only_the_services_own_things_are_looked_at() -> None:
     assert [pod.name for pod in seen.pods] == ["mine"]
     assert sorted(use.holder for use in seen.uses) == ["default/else", "default/llama", "default/llama"]
     assert [body["kind"] for body in seen.children] == ["ControllerRevision", "Deployment"]
+    (seen_puller,) = seen.pullers
+    assert (seen_puller.job.name, seen_puller.pod and seen_puller.pod.name) == ("p", "p-1")
 
 
 def test_status_follows_a_rollout() -> None:

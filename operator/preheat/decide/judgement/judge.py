@@ -7,9 +7,11 @@ from preheat.api.conditions import Reason
 from preheat.api.constants import ANNOTATION_BASELINE, ANNOTATION_RETRY
 from preheat.api.gpu import GPUType
 from preheat.api.llmdeployment import LLMDeployment, StorageTier
+from preheat.decide.ahead import Ahead
 from preheat.decide.capacity import fitting_nodes, too_large
 from preheat.decide.judgement.compare import Regression, Tally, regression, tally
 from preheat.decide.judgement.failure import Failure, condemned_caches
+from preheat.decide.judgement.images import fault_of_images
 from preheat.decide.judgement.pods import Fault, Patience, decisive_fault
 from preheat.decide.judgement.weights import refusal_of
 from preheat.decide.loads import expected
@@ -42,13 +44,19 @@ def judge(
     back: Revision,
     wish: Wish,
     now: datetime,
+    ahead: Ahead,
 ) -> Failure | None:
-    """Return why the wanted revision failed, None as long as it may be good. ``back``: the one to go back to."""
+    """Return why the wanted revision failed, None as long as it may be good.
+
+    ``back``: the one to go back to. ``ahead``: what is known of the images of the wanted one's pods.
+    """
     refused = _without_weights(service, seen, stored, back, wish, now)
     if refused is not None:
         return refused
-    fault = fault_of_revision(service, seen, wish, now) or _nowhere_to_run(
-        service, seen, stored, back, wish, now
+    fault = (
+        _without_images(service, seen, stored, wish, now, ahead)
+        or fault_of_revision(service, seen, wish, now)
+        or _nowhere_to_run(service, seen, stored, back, wish, now)
     )
     retry = service.annotations.get(ANNOTATION_RETRY, "")
     if fault is None:
@@ -93,6 +101,23 @@ def _without_weights(
         back_to=back.id,
         retry=service.annotations.get(ANNOTATION_RETRY, ""),
         evidence={"node": found.node, "told": found.reason, "attempts": found.attempts, "cache": cache.uid},
+    )
+
+
+def _without_images(
+    service: LLMDeployment,
+    seen: ServiceObservation,
+    stored: Sequence[Revision],
+    wish: Wish,
+    now: datetime,
+    ahead: Ahead,
+) -> Fault | None:
+    """Return that the images of the wanted revision's pods are not to be had, before any of its replicas was started."""
+    if ahead.unavailable is None or not any(revision.id == wish.id for revision in stored):
+        return None
+    up = {node.name for node in seen.nodes if node.ready}
+    return fault_of_images(
+        [pull for pull in ahead.pulls.values() if pull.node in up], patience_of(service, seen, wish), now
     )
 
 

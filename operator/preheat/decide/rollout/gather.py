@@ -6,6 +6,7 @@ from datetime import datetime
 
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import CacheMode, NodeCacheState
+from preheat.decide.ahead import Ahead
 from preheat.decide.capacity import SHORT_AFTER_SECONDS, fitting_nodes
 from preheat.decide.observed import DeploymentView, NodeView, PodView
 from preheat.decide.placement import gpu_type_of
@@ -33,9 +34,14 @@ class Question:
 
 
 def gather(
-    service: LLMDeployment, seen: ServiceObservation, wish: Wish, stored: Sequence[Revision], now: datetime
+    service: LLMDeployment,
+    seen: ServiceObservation,
+    wish: Wish,
+    stored: Sequence[Revision],
+    now: datetime,
+    ahead: Ahead,
 ) -> Question:
-    """Return what the planner is asked."""
+    """Return what the planner is asked. ``ahead``: what is known of the images of the wanted revision's pods."""
     resource = service.spec.hardware.gpu.resource_name
     sizes = {revision.id: revision.gpus(resource) for revision in (*stored, *wish.revisions)}
     gpus = sizes.get(wish.id) or service.spec.hardware.gpu.count
@@ -46,7 +52,7 @@ def gather(
     moves = any(
         child.revision != wish.id and (child.asked or child.live or child.leaving) for child in children
     )
-    nodes = _nodes(service, seen, wish, sizes) if moves else {}
+    nodes = _nodes(service, seen, wish, sizes, ahead) if moves else {}
     fresh = _waits_for(seen, wish, now)
     rooms = {
         gpu_type: room(there, gpus, doubted=fresh.get(gpu_type, 0.0) >= SHORT_AFTER_SECONDS)
@@ -58,9 +64,16 @@ def gather(
         for gpu_type, age in fresh.items()
         if age < SHORT_AFTER_SECONDS and gpu_type in rooms and rooms[gpu_type].fits
     ]
-    observed = Observed(children, ready_nodes(wish, seen))
+    missing = _images_missing([node for gpu_type in shares for node in nodes.get(gpu_type, ())])
+    observed = Observed(children, 0 if missing else ready_nodes(wish, seen), missing)
     first = _nodes_first(goal, nodes, [pod for pod in seen.pods if pod.revision == wish.id])
     return Question(observed, goal, rooms, _limits(service, wish), nodes, first, min(waits, default=None))
+
+
+def _images_missing(nodes: Sequence[NodeRoom]) -> bool:
+    """Tell whether nodes hold the weights, and none of them the images."""
+    warm = [node for node in nodes if node.warm]
+    return bool(warm) and not any(node.pulled for node in warm)
 
 
 def _limits(service: LLMDeployment, wish: Wish) -> Limits:
@@ -119,7 +132,7 @@ def _waits_for(seen: ServiceObservation, wish: Wish, now: datetime) -> dict[str,
 
 
 def _nodes(
-    service: LLMDeployment, seen: ServiceObservation, wish: Wish, sizes: dict[str, int]
+    service: LLMDeployment, seen: ServiceObservation, wish: Wish, sizes: dict[str, int], ahead: Ahead
 ) -> dict[str, list[NodeRoom]]:
     """Return the room on each node that the new revision may run on, by GPU type."""
     resource, cache = service.spec.hardware.gpu.resource_name, the_cache(wish, seen)
@@ -143,7 +156,14 @@ def _nodes(
             if _holds(pod, node, wish) and pod.gpu_type == gpu_type
         ]
         found.setdefault(gpu_type.value, []).append(
-            NodeRoom(node.name, free, is_warm, not is_warm and node.name in coming, held)
+            NodeRoom(
+                node.name,
+                free,
+                is_warm,
+                not is_warm and node.name in coming,
+                held,
+                pulled=not ahead.waits_on(node.name),
+            )
         )
     return found
 

@@ -59,6 +59,13 @@ def ask_as_room_allows(scene: Scene) -> Replicas:
     return asked
 
 
+def once_pulled(scene: Scene, asked: Replicas) -> Replicas:
+    """Return what may be asked for: nothing new while no node with the weights has the images, as none may be to be had."""
+    if not scene.images_missing:
+        return asked
+    return {key: min(count, scene.of(key[1]).asked) for key, count in asked.items()}
+
+
 def ask_for(scene: Scene, total: int, first: Iterable[str] = ()) -> Replicas:
     """Return so many replicas in all, what is there before what is not, then the types of ``first``."""
     shares = scene.goal.shares
@@ -127,7 +134,7 @@ def _why_not(scene: Scene, gpu_type: str, *, only_idle: bool) -> str:
     on_the_way = scene.scheduled - scene.ready
     taking = next((t for t in scene.goal.shares if _is_being_taken(scene, t)), "")
     reasons = (
-        (not room.victims, f"no old replica holds a {gpu_type} on a node with the new weights"),
+        (not room.victims, f"no old replica holds a {gpu_type} on a node with the new weights and images"),
         (only_idle and serves, f"every {gpu_type} that would help is held by a replica that serves"),
         (not scene.is_settled, "an old replica is on its way out"),
         (serves and on_the_way > 0, f"{counted(on_the_way, 'new replica')} must answer first"),

@@ -21,7 +21,7 @@ def next_step(observed: Observed, target: Goal, free_gpus: Mapping[str, Room], l
     if not any(child.asked or child.live or child.leaving for child in old):
         return None
     mine = tuple(child for child in observed.children if child.revision == target.revision)
-    scene = Scene(mine, old, target, free_gpus, limits, observed.warm_nodes)
+    scene = Scene(mine, old, target, free_gpus, limits, observed.warm_nodes, observed.images_missing)
     if target.replicas == 0:
         return _to_zero(scene)
     if target.going_back:

@@ -1,7 +1,7 @@
 """What a rollout would do from here on: the very planner, asked again and again on a cluster on paper. Pure.
 
 On paper every new replica answers one load after it has a GPU, every old one ends its requests within the time that it is
-given, and nobody else takes or gives back a GPU. Weights that are not on their nodes yet come all at once.
+given, and nobody else takes or gives back a GPU. Weights that are not on their nodes yet come all at once, and so do images.
 """
 
 import math
@@ -26,6 +26,7 @@ class Times:
     load: float
     weights: float
     drain: float
+    image: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,9 @@ class _Paper:
         comes = node.coming or node.name in self.question.nodes_first
         return node.warm or (comes and self.now >= self.times.weights)
 
+    def pulled(self, node: NodeRoom) -> bool:
+        return node.pulled or self.now >= self.times.image
+
     def serving(self) -> int:
         return sum(pod.ready_at <= self.now and pod.gone_at == math.inf for pod in self.pods)
 
@@ -98,7 +102,8 @@ def times_of(service: LLMDeployment, question: Question, size: int | None) -> tu
     load = expected(known, revision, gpu_type, StorageTier.ON_DISK, size)
     cold = expected(known, revision, gpu_type, StorageTier.COLD, size)
     drain = float(service.spec.runtime.drain_seconds)
-    return Times(load.phases.after_scheduling, cold.phases.weights, drain), load.observations
+    times = Times(load.phases.after_scheduling, cold.phases.weights, drain, cold.phases.image)
+    return times, load.observations
 
 
 def preview(question: Question, times: Times) -> Preview | None:
@@ -163,10 +168,10 @@ def _begin(question: Question, times: Times) -> _Paper:
 
 def _step(paper: _Paper) -> Step | None:
     question = paper.question
-    observed = Observed(
-        tuple(_child(paper, child) for child in _children(paper)),
-        sum(paper.warm(node) for node, _ in paper.nodes.values()),
-    )
+    warm = [node for node, _ in paper.nodes.values() if paper.warm(node)]
+    missing = bool(warm) and not any(map(paper.pulled, warm))
+    children = tuple(_child(paper, child) for child in _children(paper))
+    observed = Observed(children, 0 if missing else len(warm), missing)
     limits = replace(question.limits, chosen=paper.chosen, paused=False)
     return next_step(observed, question.goal, _rooms(paper), limits)
 
@@ -208,7 +213,9 @@ def _rooms(paper: _Paper) -> dict[str, Room]:
         ]
         warm = paper.warm(node)
         comes = not warm and (node.coming or node.name in paper.question.nodes_first)
-        by_type.setdefault(gpu_type, []).append(NodeRoom(node.name, paper.free[node.name], warm, comes, held))
+        by_type.setdefault(gpu_type, []).append(
+            NodeRoom(node.name, paper.free[node.name], warm, comes, held, pulled=paper.pulled(node))
+        )
     return {
         gpu_type: room(nodes, goal.gpus, doubted=_doubted(paper.question.rooms, gpu_type))
         for gpu_type, nodes in by_type.items()
@@ -265,6 +272,8 @@ def _next_time(paper: _Paper, step: Step | None) -> float:
     times += [pod.gone_at for pod in paper.pods]
     if any(not paper.warm(node) for node, _ in paper.nodes.values()):
         times.append(paper.times.weights)
+    if not all(paper.pulled(node) for node, _ in paper.nodes.values()):
+        times.append(paper.times.image)
     if step is not None and step.look_again_seconds is not None:
         times.append(paper.now + step.look_again_seconds)
     later = [time for time in times if time > paper.now and not math.isinf(time)]

@@ -6,6 +6,8 @@ A replica needs its GPUs on one node, and the weights there. So room is counted 
               n2: 0 free, two old ones with 1 each  2 victims
               n3: 2 free, weights on their way      1 cold
               n4: 0 free, an old one with 2, cold   nothing: a new one could not start there
+              n5: 1 free, an old one with 1, and    nothing: a new one would wait for the images
+                  the images are on their way
 """
 
 from collections import Counter
@@ -36,15 +38,18 @@ class NodeRoom:
     coming: bool = False
     """Whether they are on their way."""
     held: Sequence[Held] = ()
+    pulled: bool = True
+    """Whether the images of its pods are there, or nobody waits for them."""
 
 
 def room(nodes: Sequence[NodeRoom], gpus: int, *, doubted: bool = False) -> Room:
     """Return what these nodes, all of one type, can take of a replica with so many GPUs."""
-    ways = [found for node in nodes if node.warm and (found := _victims(node, gpus))]
+    ways = [found for node in nodes if node.warm and node.pulled and (found := _victims(node, gpus))]
     ways.sort(key=lambda way: (sum(held.ready for held in way), len(way)))
     cheapest = ways[0] if ways else []
     return Room(
         fits=sum(max(0, node.free_gpus) // gpus for node in nodes if node.warm),
+        unpulled=sum(max(0, node.free_gpus) // gpus for node in nodes if node.warm and not node.pulled),
         doubted=doubted,
         cold=sum(max(0, node.free_gpus) // gpus for node in nodes if node.coming and not node.warm),
         victims=Counter(held.revision for held in cheapest),

@@ -40,7 +40,9 @@ class Observed:
 
     children: tuple[Child, ...]
     warm_nodes: int
-    """Nodes that hold the target's weights, complete and verified."""
+    """Nodes that hold the target's weights, complete and verified. None counts while no such node has its pods' images."""
+    images_missing: bool = False
+    """Whether nodes hold the weights, and none of them the images of the target's pods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,14 @@ class Room:
 
     fits: int = 0
     """Replicas that free GPUs could hold on nodes with the weights, by the numbers."""
+    unpulled: int = 0
+    """How many of those would first have their images pulled: the scheduler knows nothing of images."""
     doubted: bool = False
     """Whether the scheduler has said for a while that they are not to be had: pods of strangers are not counted."""
     cold: int = 0
     """Replicas that free GPUs could hold on nodes that are getting the weights."""
     victims: Mapping[str, int] = field(default_factory=dict)
-    """The fewest old replicas, by revision, that have to leave one node with the weights for one of the target to fit
+    """The fewest old replicas, by revision, that have to leave one node with weights and images for one of the target to fit
     there. Empty where that helps nobody."""
     serving_victims: int = 0
     """How many of those are ready."""
@@ -109,6 +113,7 @@ class Phase(StrEnum):
     """What a rollout does now, as it is told."""
 
     WAITING_FOR_WEIGHTS = "WaitingForWeights"
+    WAITING_FOR_IMAGE = "WaitingForImage"
     WAITING_FOR_GPU = "WaitingForGPU"
     MAKING_ROOM = "MakingRoom"
     LOADING = "Loading"
@@ -161,6 +166,7 @@ class Scene:
     rooms: Mapping[str, Room]
     limits: Limits
     warm_nodes: int
+    images_missing: bool = False
 
     @property
     def ready(self) -> int:

@@ -21,6 +21,7 @@ from preheat.decide.rollout.moves import (
     free_types,
     keep,
     make_room,
+    once_pulled,
     vacated_types,
     without,
 )
@@ -33,7 +34,11 @@ def auto(scene: Scene) -> Step:
     kept = keep(scene, max(0, scene.goal.replicas - scene.ready))
     making = _room_where_needed(scene, kept)
     method = _method(scene, making)
-    why = _why_auto(scene, method) if method else "Which way is decided when the new weights lie on a node."
+    why = (
+        _why_auto(scene, method)
+        if method
+        else "Which way is decided when weights and images of the new one lie on a node."
+    )
     return _step(scene, without(kept, making.victims), ask_as_room_allows(scene), method, why, making)
 
 
@@ -74,10 +79,11 @@ def _next_in_place(scene: Scene) -> Making:
             victims = {(revision, gpu_type): count for revision, count in room.victims.items()}
             return Making(victims, gpu_type, room.serving_victims)
         found = [child for child in scene.old if child.asked and child.live]
-        if room.fits > 0 and found:  # Its own GPU is of no use, but another is free: it is still one for one.
+        if room.fits > room.unpulled and found:
+            # Its own GPU is of no use, but another is free: it is still one for one.
             child = max(found, key=lambda child: child.live - child.ready)
             return Making({child.key: 1}, gpu_type, int(child.ready == child.live))
-    return Making(why_not="no node with a GPU of an old replica, or a free one, has the new weights")
+    return Making(why_not="no node with a GPU of an old replica, or a free one, has weights and images")
 
 
 def blue_green(scene: Scene) -> Step:
@@ -215,7 +221,7 @@ def _step(
     scene: Scene, kept: Replicas, asked: Replicas, method: Method | None, why: str, making: Making
 ) -> Step:
     phase, message = _told(scene, kept, making)
-    return Step({**kept, **asked}, method, why, phase, message)
+    return Step({**kept, **once_pulled(scene, asked)}, method, why, phase, message)
 
 
 def _told(scene: Scene, kept: Replicas, making: Making) -> tuple[Phase, str]:
@@ -232,6 +238,11 @@ def _told(scene: Scene, kept: Replicas, making: Making) -> tuple[Phase, str]:
         (going > 0, Phase.HANDING_OVER, f"{counted(going, 'old replica')} going, as new ones answer"),
         (loading > 0, Phase.LOADING, f"{counted(loading, 'new replica')} loading"),
         (not scene.is_settled, Phase.HANDING_OVER, "old replicas finish their requests"),
+        (
+            scene.images_missing,
+            Phase.WAITING_FOR_IMAGE,
+            "no node with the new weights has the images of the new pods, and nothing goes before",
+        ),
         (
             scene.warm_nodes == 0,
             Phase.WAITING_FOR_WEIGHTS,

@@ -18,6 +18,10 @@ _WORDS = 512
 _STEADY_SHARE, _STEADY_SECONDS = 0.1, 30.0
 """An ETA that moves by less than this share of the time since the start, or by so much, is not written again."""
 
+_NOBODY_KNOWS = frozenset(
+    {Phase.PAUSED, Phase.WAITING_FOR_GPU, Phase.WAITING_FOR_WEIGHTS, Phase.WAITING_FOR_IMAGE}
+)
+"""Phases of which nobody knows how long they last."""
 REASONS = {Phase.PAUSED: Reason.ROLLOUT_PAUSED, Phase.WAITING_FOR_GPU: Reason.ROLLOUT_BLOCKED}
 
 
@@ -130,7 +134,7 @@ def eta(
 
     New replicas come in rounds: as many at a time as there is room for. A round is a load, and an old one's draining.
     """
-    if step.phase in {Phase.PAUSED, Phase.WAITING_FOR_GPU, Phase.WAITING_FOR_WEIGHTS}:
+    if step.phase in _NOBODY_KNOWS:
         return None
     goal = question.goal
     load = load_of(service, question, size)

@@ -8,6 +8,7 @@ from preheat.api.conditions import Reason
 from preheat.api.gpu import GPUType
 from preheat.api.modelcache import ModelCache
 from preheat.config import OperatorConfig
+from preheat.decide.ahead import Ahead
 from preheat.decide.judgement.judge import judge
 from preheat.decide.judgement.weights import OF_THE_REVISION, refusal_of
 from preheat.decide.wish import ServiceObservation, make_wish
@@ -105,9 +106,9 @@ def test_who_has_no_revision_to_write_it_on_yet_gets_no_verdict() -> None:
     back = render_revision(old, GPUType("nvidia-l4"), 1, "weights", OperatorConfig(), "sha256:" + "0" * 64)
     wish = make_wish(new, seen, [back], OperatorConfig(), NOW)
     assert wish.cache == name
-    assert judge(new, seen, [back], back, wish, NOW) is None
+    assert judge(new, seen, [back], back, wish, NOW, Ahead()) is None
     mine = render_revision(new, GPUType("nvidia-l4"), 2, name, OperatorConfig(), "sha256:" + "1" * 64)
-    found = judge(new, seen, [back, mine], back, wish, NOW)
+    found = judge(new, seen, [back, mine], back, wish, NOW, Ahead())
     assert found is not None
     assert (found.reason, found.back_to) == (Reason.WEIGHTS_FAILED, back.id)
 
@@ -124,4 +125,4 @@ def test_a_cache_that_holds_other_weights_by_now_tells_nothing() -> None:
         seen = ServiceObservation([], [], [], [ahead], [])
         wish = make_wish(new, seen, [back, mine], OperatorConfig(), NOW)
         assert wish.cache == "ahead"
-        assert (judge(new, seen, [back, mine], back, wish, NOW) is not None) is want
+        assert (judge(new, seen, [back, mine], back, wish, NOW, Ahead()) is not None) is want

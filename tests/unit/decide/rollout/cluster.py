@@ -22,6 +22,8 @@ class Node:
     gpus: int
     warm_at: int = 0
     """From which tick on new revisions' weights are there."""
+    pulled_at: int = 0
+    """From which tick on the images of their pods are there. The scheduler knows nothing of that: a pod waits."""
     strangers: int = 0
 
 
@@ -79,7 +81,7 @@ class Cluster:
         for pod in self.pods:
             if pod.leaving is not None:
                 pod.leaving -= 1
-            elif pod.node is not None and pod.ready_since is None and not pod.bad:
+            elif pod.node is not None and pod.ready_since is None and not pod.bad and self._is_there(pod):
                 pod.loads -= 1
                 if pod.loads <= 0:
                     pod.ready_since = self.now
@@ -103,11 +105,20 @@ class Cluster:
     def is_warm(self, node: Node, revision: str) -> bool:
         return revision == OLD or self.now >= node.warm_at
 
+    def is_pulled(self, node: Node, goal: Goal) -> bool:
+        """Going back, nobody waits for images."""
+        return goal.going_back or goal.revision == OLD or self.now >= node.pulled_at
+
+    def _is_there(self, pod: Pod) -> bool:
+        return pod.key[0] == OLD or pod.node is None or self.now >= pod.node.pulled_at
+
     # --- what the planner sees
 
     def observed(self, goal: Goal) -> Observed:
-        warm = sum(self.is_warm(node, goal.revision) for node in self.nodes)
-        return Observed(tuple(self._child(key) for key in self.asked), warm)
+        used = [node for node in self.nodes if node.gpu_type in goal.shares]
+        warm = [node for node in used if self.is_warm(node, goal.revision)]
+        missing = bool(warm) and not any(self.is_pulled(node, goal) for node in warm)
+        return Observed(tuple(self._child(key) for key in self.asked), 0 if missing else len(warm), missing)
 
     def _child(self, key: ChildKey) -> Child:
         mine = [pod for pod in self.pods if pod.key == key]
@@ -136,6 +147,7 @@ class Cluster:
                     node.gpus - self.used(node),
                     warm=self.is_warm(node, goal.revision),
                     coming=not self.is_warm(node, goal.revision),
+                    pulled=self.is_pulled(node, goal),
                     held=[
                         Held(pod.name, pod.key[0], pod.gpus, pod.ready)
                         for pod in self.pods

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from preheat.api.llmdeployment import RolloutStrategy
-from preheat.decide.rollout import Goal, Limits, Pause, Step
+from preheat.decide.rollout import Goal, Limits, Pause, Phase, Step
 
 from tests.unit.decide.rollout.cluster import NEW, OLD, THIRD, Cluster, Node
 
@@ -49,7 +49,8 @@ def cases(
         while left > 0:
             gpus = min(left, draw(st.integers(1, 4)))
             warm_at = draw(st.sampled_from([0, 0, 5, 12]))
-            nodes.append(Node(f"n{len(nodes)}", gpu_type, gpus, warm_at))
+            pulled_at = draw(st.sampled_from([0, 0, 0, 8, 15]))
+            nodes.append(Node(f"n{len(nodes)}", gpu_type, gpus, warm_at, pulled_at))
             left -= gpus
     cluster = Cluster(nodes, chance, slowest=draw(st.integers(1, 6)), bad=bad)
     for gpu_type, share in shares.items():
@@ -237,6 +238,37 @@ def test_no_old_replica_goes_before_the_weights_of_the_new_one_are_where_it_help
         case.cluster.tick()
         if case.cluster.now >= late:
             break
+
+
+@SOME
+@given(cases(), st.integers(1, 8))
+def test_nothing_moves_before_a_node_with_the_weights_has_the_images(case: Case, late: int) -> None:
+    """Nobody is asked for either: the images may not be to be had. Planted: `once_pulled` left out of `_step`."""
+    for node in case.cluster.nodes:
+        node.warm_at, node.pulled_at = 0, late
+    before = dict(case.cluster.asked)
+    for _ in range(late):
+        step = make_step(case, case.goal, case.limits)
+        assert step is not None
+        assert step.phase in {Phase.WAITING_FOR_IMAGE, Phase.WATCHING}
+        assert {key: count for key, count in case.cluster.asked.items() if count} == before
+        case.cluster.tick()
+
+
+@SOME
+@given(cases(*ROLLING, least_spare=0), st.integers(0, 4))
+def test_no_old_replica_makes_room_on_a_node_without_the_images(case: Case, here: int) -> None:
+    """Of one node it is known that they are there. Planted: `node.pulled` left out of `room`."""
+    here %= len(case.cluster.nodes)
+    for number, node in enumerate(case.cluster.nodes):
+        node.warm_at, node.pulled_at = 0, 0 if number == here else ENOUGH
+    there = case.cluster.nodes[here]
+    for _ in range(60):
+        rooms = case.cluster.rooms(case.goal)
+        names = {pod.name for pod in case.cluster.pods if pod.node is there}
+        assert all(set(room.useful) <= names for room in rooms.values())
+        make_step(case, case.goal, case.limits)
+        case.cluster.tick()
 
 
 @SOME

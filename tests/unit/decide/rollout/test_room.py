@@ -6,10 +6,11 @@ from preheat.decide.rollout.room import Held, NodeRoom, room
 
 
 def node(
-    name: str, free: int, *held: int, warm: bool = True, coming: bool = False, ready: bool = True
-) -> NodeRoom:
+    name: str, free: int, *held: int, warm: bool = True, coming: bool = False, ready: bool = True,
+    pulled: bool = True,
+) -> NodeRoom:  # fmt: skip
     pods = [Held(f"{name}-{n}", "old", gpus, ready) for n, gpus in enumerate(held)]
-    return NodeRoom(name, free, warm, coming, pods)
+    return NodeRoom(name, free, warm, coming, pods, pulled)
 
 
 CASES = {
@@ -27,6 +28,11 @@ CASES = {
     "too few GPUs whoever goes": ([node("a", 0, 1)], 2, Room()),
     "weights on their way": ([node("a", 2, warm=False, coming=True)], 1, Room(cold=2)),
     "no weights, and none to come": ([node("a", 2, 1, warm=False)], 1, Room()),
+    "images on their way: nobody goes, and the scheduler may use what is free": (
+        [node("a", 3, 1, pulled=False)], 2, Room(fits=1, unpulled=1)),
+    "the node with the images": (
+        [node("a", 0, 1, pulled=False), node("b", 0, 1)], 1,
+        Room(victims={"old": 1}, serving_victims=1, useful=("b-0",))),
     "more is held than there is": ([node("a", -1, 1)], 1, Room(victims={"old": 1}, serving_victims=1, useful=("a-0",))),
 }  # fmt: skip
 

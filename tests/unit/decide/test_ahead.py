@@ -1,0 +1,306 @@
+"""Images ahead of replicas: who pulls, who waits, what is told."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from preheat.api.constants import COMPONENT_PULLER
+from preheat.api.llmdeployment import LLMDeployment
+from preheat.decide.ahead import START_SECONDS, PullState, look_ahead
+from preheat.decide.observed import JobState, JobView, PodView, Puller, WarmerReport
+from preheat.decide.plan import Apply, Delete, Plan
+from preheat.decide.rollout.preview import preview, times_of
+from preheat.decide.serving import rollout_ahead
+from preheat.decide.wish import ServiceObservation, make_wish, stored_revisions
+from preheat.resources import names, serving
+from preheat.resources.pulling import images_of, puller_name
+
+from tests.builders import a_service
+from tests.unit.decide.rollout.test_wiring import (
+    CONFIG,
+    NOW,
+    OLD,
+    decide,
+    pod,
+    ready,
+    replicas,
+    rev,
+    scene,
+    told,
+)
+
+NEW = a_service(replicas=2, runtime={"image": "r.example/engine:2"})
+SERVING = (pod(OLD, "o1", "n1", ready=True), pod(OLD, "o2", "n2", ready=True))
+REFUSED = {"waiting_reason": "ErrImagePull", "waiting_message": "r.example/engine:2: not found"}
+LONG = timedelta(hours=1)
+
+
+def images(service: LLMDeployment) -> Any:
+    cache = names.cache_name(service.name, serving.cache_source(service))
+    gpu_type = service.spec.hardware.gpu.types[0]
+    return images_of(serving.render_revision(service, gpu_type, 1, cache, CONFIG).template)
+
+
+def a_puller(
+    node: str, state: JobState = JobState.ACTIVE, service: LLMDeployment = NEW, since: datetime = NOW, **fields: Any
+) -> Puller:  # fmt: skip
+    """One that has made its pod, which has a node and is not started, unless ``fields`` say otherwise."""
+    name = puller_name(service, images(service), node)
+    job = JobView(
+        name, f"uid-{name}", node, state, None, deleting=False, created=since, component=COMPONENT_PULLER
+    )
+    given = {
+        "phase": "Pending",
+        "ip": None,
+        "job_node": node,
+        "scheduled_at": since,
+        "created": since,
+        **fields,
+    }
+    made: PodView = replace(pod(service, f"p-{node}", node), **given)
+    return Puller(job, made)
+
+
+def rolling(*pullers: Puller, new: LLMDeployment = NEW, pods: tuple[PodView, ...] = (), asked: int = 0,
+            gpus: int = 1, warm: tuple[str, ...] = ("n1", "n2")) -> ServiceObservation:  # fmt: skip
+    seen = scene(OLD, new, *SERVING, *pods, asked=(2, asked), gpus=gpus, warm=warm)
+    return replace(seen, pullers=pullers)
+
+
+def after(service: LLMDeployment, plan: Plan, **change: Any) -> LLMDeployment:
+    """The service once that status is written."""
+    status = {**(plan.status or {}), **change}
+    spec = service.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return a_service(status=status, **spec)
+
+
+def made(plan: Plan) -> list[str]:
+    return [
+        w.manifest["metadata"]["annotations"]["preheat.dev/node"] for w in plan.writes
+        if isinstance(w, Apply) and w.manifest["kind"] == "Job"
+    ]  # fmt: skip
+
+
+def deleted(plan: Plan) -> list[str]:
+    return [w.name for w in plan.writes if isinstance(w, Delete) and w.kind == "Job"]
+
+
+def image_ready(plan: Plan) -> Any:
+    assert plan.status is not None
+    return next((c for c in plan.status["conditions"] if c["type"] == "ImageReady"), None)
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_a_rollout_to_a_new_image_begins_with_pullers_and_moves_nothing(gpus: int) -> None:
+    """With a spare GPU as without: the image may not be to be had."""
+    plan = decide(NEW, rolling(gpus=gpus))
+    assert made(plan) == ["n1", "n2"]
+    assert (replicas(plan, OLD), replicas(plan, NEW)) == (2, 0)
+    assert told(plan)["step"] == "WaitingForImage"
+    assert (image_ready(plan)["status"], image_ready(plan)["reason"]) == ("False", "ImagePulling")
+
+
+def test_images_are_pulled_while_the_weights_are_on_their_way() -> None:
+    seen = rolling(warm=())
+    plan = decide(NEW, seen)
+    assert made(plan) == ["n1", "n2"]
+    assert told(plan)["step"] == "WaitingForWeights"
+
+
+def test_the_rollout_goes_on_where_the_image_is() -> None:
+    """The one on n2 goes: on n1 a new one would have to wait for its image."""
+    waits = pod(NEW, "w", None)
+    seen = rolling(a_puller("n1"), a_puller("n2", JobState.COMPLETE), pods=(waits,), asked=1)
+    first = decide(NEW, seen)
+    assert made(first) == []
+    plan = decide(after(NEW, first), seen)
+    assert (replicas(plan, OLD), replicas(plan, NEW)) == (1, 1)
+    priced = [w.name for w in plan.writes if type(w).__name__ == "PricePod"]
+    assert priced == ["o2"]
+
+
+def test_an_image_that_other_replicas_run_costs_nothing() -> None:
+    new = a_service(replicas=2, runtime={"options": {"n_ctx": "512"}})
+    plan = decide(new, rolling(new=new))
+    assert made(plan) == []
+    assert image_ready(plan) is None
+    assert replicas(plan, new) == 1
+
+
+def test_a_first_revision_pulls_for_itself() -> None:
+    seen = scene(NEW, NEW, asked=(0, 0))
+    plan = decide(NEW, replace(seen, deployments=[], children=[]))
+    assert made(plan) == []
+    assert replicas(plan, NEW) == 2
+
+
+def test_an_image_that_is_not_to_be_had_is_told_before_anything_moved() -> None:
+    seen = rolling(a_puller("n1", **REFUSED), a_puller("n2", **REFUSED), asked=1)
+    plan = decide(NEW, seen)
+    assert (replicas(plan, OLD), replicas(plan, NEW)) == (2, 1)
+    assert ready(plan)["reason"] == "ImageUnavailable"
+    assert "r.example/engine:2: not found" in ready(plan)["message"]
+    assert image_ready(plan)["reason"] == "ImageUnavailable"
+
+
+def test_it_is_a_verdict_once_it_lasts() -> None:
+    seen = rolling(a_puller("n1", **REFUSED), a_puller("n2", **REFUSED), asked=1)
+    plan = decide(NEW, seen, NOW + LONG)
+    verdicts = [
+        w.manifest["metadata"]["annotations"]["preheat.dev/verdict"] for w in plan.writes if isinstance(w, Apply)
+    ]  # fmt: skip
+    assert len(verdicts) == 1
+    assert '"reason": "ImageUnavailable"' in verdicts[0]
+    assert rev(OLD) in verdicts[0]
+
+
+@pytest.mark.parametrize("pulls", [("PULLED", "UNAVAILABLE"), ("UNKNOWN", "UNAVAILABLE")])
+def test_one_node_that_has_it_or_tells_nothing_is_enough_to_go_on(pulls: tuple[str, str]) -> None:
+    state = JobState.COMPLETE if pulls[0] == "PULLED" else JobState.FAILED
+    seen = rolling(a_puller("n1", state), a_puller("n2", **REFUSED), pods=(pod(NEW, "w", None),), asked=1)
+    plan = decide(after(NEW, decide(NEW, seen)), seen)
+    assert replicas(plan, OLD) == 1
+
+
+def test_a_cluster_without_image_volumes_is_told_once_and_holds_nothing_up() -> None:
+    nothing = WarmerReport("Failed", 0, 0, 0.0, None, "NoImageVolume", "nothing is mounted: Kubernetes 1.35")
+    failed = [
+        replace(a_puller(node, JobState.FAILED, phase="Failed"), report=nothing) for node in ("n1", "n2")
+    ]
+    seen = rolling(*failed, pods=(pod(NEW, "w", None),), asked=1)
+    first = decide(NEW, seen)
+    assert made(first) == []
+    assert (image_ready(first)["status"], image_ready(first)["reason"]) == ("Unknown", "ImageNotPulled")
+    assert "Kubernetes 1.35" in image_ready(first)["message"]
+    assert [e.reason for e in first.events].count("ImageNotPulled") == 1
+    plan = decide(after(NEW, first), seen)
+    assert replicas(plan, OLD) == 1
+    assert "ImageNotPulled" not in [e.reason for e in plan.events]
+
+
+STARTS: dict[str, tuple[dict[str, Any], float, PullState]] = {
+    "no pod yet": ({"pod": None}, 5, PullState.PULLING),
+    "no pod for long: a quota, an admission": ({"pod": None}, START_SECONDS, PullState.UNKNOWN),
+    "no place yet": ({"scheduled": False, "unschedulable": "Insufficient cpu"}, 5, PullState.PULLING),
+    "no place for long": ({"scheduled": False, "unschedulable": "Insufficient cpu"}, 90, PullState.UNKNOWN),
+    "at it for long": ({}, 3 * 3600, PullState.PULLING),
+    "cannot be mounted": (
+        {"waiting_reason": "ImageVolumeMountFailed", "waiting_message": "no such thing"}, 90, PullState.UNKNOWN),
+    "cannot be created, as an old runtime says": (
+        {"waiting_reason": "CreateContainerError", "waiting_message": "mkdir"}, 90, PullState.UNKNOWN),
+    "the kubelet complains of another mount": ({"complaint": "MountVolume failed"}, 90, PullState.UNKNOWN),
+    "refused": (REFUSED, 5, PullState.UNAVAILABLE),
+    "a name that is none": ({"waiting_reason": "InvalidImageName"}, 5, PullState.UNAVAILABLE),
+    "done, and not yet told by the Job": ({"phase": "Succeeded"}, 5, PullState.PULLED),
+    "failed, and not yet told by the Job": ({"phase": "Failed"}, 5, PullState.UNKNOWN),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_what_a_puller_shows(case: str) -> None:
+    fields, age, want = STARTS[case]
+    puller = a_puller("n1", **{k: v for k, v in fields.items() if k != "pod"})
+    if "pod" in fields:
+        puller = replace(puller, pod=None)
+    seen = rolling(puller)
+    stored = stored_revisions(NEW, seen)
+    wish = make_wish(NEW, seen, stored, CONFIG, NOW)
+    assert look_ahead(NEW, seen, wish, stored, NOW + timedelta(seconds=age)).state_on("n1") is want
+
+
+def test_pullers_that_nobody_lets_in_hold_nothing_up_for_long() -> None:
+    """An admission refuses them: it is told, tried for a minute, and then no more for this spec."""
+    first = decide(NEW, rolling())
+    assert first.status is not None
+    refused = [
+        {**c, "reason": "ChildRefused"} if c["type"] == "Ready" else c for c in first.status["conditions"]
+    ]
+    service = after(NEW, first, conditions=refused)
+    still = decide(service, rolling(), NOW + timedelta(seconds=START_SECONDS - 1))
+    assert (made(still), replicas(still, NEW)) == (["n1", "n2"], 0)
+    plan = decide(service, rolling(), NOW + timedelta(seconds=START_SECONDS))
+    assert (made(plan), replicas(plan, NEW)) == ([], 1)
+    assert image_ready(plan)["reason"] == "ImageNotPulled"
+    later = decide(after(NEW, plan), rolling(), NOW + timedelta(seconds=START_SECONDS + 1))
+    assert (made(later), replicas(later, NEW)) == ([], 1)
+
+
+def test_pullers_that_somebody_deletes_are_made_again() -> None:
+    service = after(NEW, decide(NEW, rolling()))
+    assert made(decide(service, rolling(), NOW + LONG)) == ["n1", "n2"]
+
+
+def settled(
+    *pullers: Puller, spare: str | None = "n2", **spec: Any
+) -> tuple[LLMDeployment, ServiceObservation]:
+    """One replica that serves on n1, and weights that are kept warm on n2."""
+    service = a_service(replicas=1, cache={"warmNodes": 1}, runtime={"image": "r.example/engine:2"}, **spec)
+    serves = [pod(service, "a", "n1", ready=True)] if service.spec.replicas else []
+    warm = ("n1",) if spare is None else ("n1", spare)
+    seen = scene(service, service, *serves, asked=(service.spec.replicas, 0), warm=warm)
+    return service, replace(seen, pullers=pullers)
+
+
+def test_at_rest_the_image_is_pulled_on_nodes_that_are_kept_warm() -> None:
+    service, seen = settled()
+    plan = decide(service, seen)
+    assert made(plan) == ["n2"]
+    assert ready(plan)["status"] == "True"
+    done = replace(seen, pullers=(a_puller("n2", JobState.COMPLETE),))
+    assert made(decide(service, done)) == deleted(decide(service, done)) == []
+    assert image_ready(decide(service, done))["status"] == "True"
+
+
+def test_without_a_spare_node_nothing_is_pulled_ahead() -> None:
+    service, seen = settled(spare=None)
+    plan = decide(service, seen)
+    assert made(plan) == []
+    assert image_ready(plan) is None
+
+
+def test_an_image_that_a_spare_node_cannot_pull_is_told_beside_ready() -> None:
+    service, seen = settled(a_puller("n2", **REFUSED))
+    plan = decide(service, seen, NOW + LONG)
+    assert (ready(plan)["reason"], image_ready(plan)["reason"]) == ("Serving", "ImageUnavailable")
+
+
+STALE = {
+    "for another image": (a_puller("n2", JobState.COMPLETE, OLD), True),
+    "on a node that is gone": (a_puller("n9", JobState.COMPLETE), True),
+    "on a node that is not kept warm any more": (a_puller("n2", JobState.COMPLETE), True),
+    "on the node of a replica": (a_puller("n1", JobState.COMPLETE), False),
+    "left by a namesake": (replace(a_puller("n1", JobState.COMPLETE), orphan=True), True),
+}
+
+
+@pytest.mark.parametrize("case", STALE)
+def test_pullers_go_when_nobody_needs_them(case: str) -> None:
+    puller, goes = STALE[case]
+    service, seen = settled(puller, spare=None)
+    assert deleted(decide(service, seen)) == ([puller.job.name] if goes else [])
+
+
+def test_going_back_waits_for_no_image_and_takes_the_pullers_of_the_failed_one_away() -> None:
+    failing = (a_puller("n1", **REFUSED), a_puller("n2", **REFUSED))
+    seen = rolling(*failing, asked=1)
+    verdict = decide(NEW, seen, NOW + LONG)
+    (written,) = [w.manifest for w in verdict.writes if isinstance(w, Apply)]
+    children = [
+        written if child["metadata"]["name"] == written["metadata"]["name"] else child for child in seen.children
+    ]  # fmt: skip
+    plan = decide(NEW, replace(seen, children=children), NOW + LONG)
+    assert (replicas(plan, OLD), made(plan)) == (2, [])
+    assert sorted(deleted(plan)) == sorted(puller.job.name for puller in failing)
+    assert {c["type"]: c["reason"] for c in (plan.status or {})["conditions"]}[
+        "RolledBack"
+    ] == "ImageUnavailable"
+
+
+def test_on_paper_replicas_move_when_the_image_is_there() -> None:
+    question = rollout_ahead(NEW, rolling(), CONFIG, NOW)
+    times, _ = times_of(NEW, question, None)
+    found = preview(question, times)
+    assert found is not None
+    assert found.ends
+    assert found.moments[0].at_seconds == times.image > 0
