@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import random
+import signal
+import sys
 import tempfile
 from collections import deque
 from dataclasses import dataclass
@@ -55,7 +57,18 @@ def run(lanes: int, choice: Choice, report: Report) -> None:
     # The proxy breaks connections on purpose; the server library reports each as an accident.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="preheat-faults-") as folder:
-        asyncio.run(Campaign(Path(folder), lanes, choice, report).run())
+        try:
+            asyncio.run(_until_term(Campaign(Path(folder), lanes, choice, report)))
+        except asyncio.CancelledError:
+            sys.exit("ended by SIGTERM")
+
+
+async def _until_term(campaign: "Campaign") -> None:
+    """Run it; SIGTERM ends its operators and its control plane as well."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await campaign.run()
 
 
 class Campaign:
