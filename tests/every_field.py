@@ -29,6 +29,7 @@ from preheat.decide.traffic import RouteObservation
 from preheat.decide.wish import ServiceObservation
 from preheat.resources import serving
 from preheat.resources.caching import cache_key, make_warmer, node_label, place_of
+from preheat.resources.names import cache_name
 from preheat.resources.serving import revision_id
 
 from tests.builders import a_node, a_pod, merged
@@ -132,7 +133,7 @@ def of_cache(*path: str) -> Where:
 
 
 def jobs(scene: Scene, component: str) -> list[dict[str, Any]]:
-    """Warmers or keepers."""
+    """Warmers, keepers or pagers."""
     found = children(scene, "Job")
     return [job for job in found if job["metadata"]["labels"]["preheat.dev/component"] == component]
 
@@ -140,6 +141,11 @@ def jobs(scene: Scene, component: str) -> list[dict[str, Any]]:
 def warmers(scene: Scene) -> list[str]:
     """The nodes that get a warmer."""
     return sorted(job["metadata"]["annotations"]["preheat.dev/node"] for job in jobs(scene, "warmer"))
+
+
+def pagers(scene: Scene) -> list[str]:
+    """The nodes that get a pager."""
+    return sorted(job["metadata"]["annotations"]["preheat.dev/node"] for job in jobs(scene, "pager"))
 
 
 def warmer(scene: Scene) -> Any:
@@ -380,6 +386,7 @@ LLMDEPLOYMENT: dict[str, Field | OnlyValue] = {
         {"cache": {"claimName": "other"}}, weights_claim, "other", {"cache": SHARED}
     ),
     "spec.cache.mode": Field({"cache": SHARED}, weights_claim, "weights"),
+    "spec.cache.pageCache": Field({"cache": {"pageCache": "Ahead"}}, pagers, ["l4-1"]),
     "spec.cache.warmNodes": Field({"cache": {"warmNodes": 1}}, of_cache("placement", "nodes"), 2),
     "spec.hardware.gpu.count": Field(_hardware(gpu={"count": 2}), limit("nvidia.com/gpu"), "2"),
     "spec.hardware.gpu.patienceSeconds": Field(
@@ -718,7 +725,21 @@ def rendered(kind: str, spec: dict[str, Any]) -> Scene:
     way = RouteObservation(installed=True)
     seen = ServiceObservation(NODES, before, (), (), history, scaling=scaling, route=way)
     plan = decide_service(service, seen, CONFIG, NOW)
-    return replace(plan, writes=(*plan.writes, Apply({"kind": "Later", "of": service})))
+    asleep = _woken_after_a_while(body, service) if "pageCache" in spec.get("cache", {}) else ()
+    return replace(plan, writes=(*plan.writes, *asleep, Apply({"kind": "Later", "of": service})))
+
+
+def _woken_after_a_while(body: dict[str, Any], service: LLMDeployment) -> Sequence[Write]:
+    """What is done for a service that is asked for a replica, with its weights on a node since long ago."""
+    source = serving.cache_source(service)
+    name = cache_name(service.name, source)
+    cache = body_of("ModelCache", name, {"source": source})
+    cache["metadata"]["uid"] = "cache"
+    cache["status"] = {"totalBytes": 5000, "readyNodes": 1, "desiredNodes": 1}
+    weights = parse(ModelCache, cache)
+    node = replace(NODES[0], caches=frozenset({cache_key(weights)}), memory_bytes=2**40)
+    told = parse(LLMDeployment, {**body, "status": {"cache": {"name": name, "readyNodes": 1, "desiredNodes": 1}}})
+    return decide_service(told, ServiceObservation([node], (), (), [weights], ()), CONFIG, NOW).writes
 
 
 def _a_month_later(body: dict[str, Any]) -> Sequence[Write]:

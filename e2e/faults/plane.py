@@ -148,7 +148,7 @@ def _key(body: Body) -> Key:
 
 
 class Hands:
-    """What kubelets do: pods that the scheduler placed run, warmers, keepers and pullers end well, deleted pods go.
+    """What kubelets do: pods that the scheduler placed run, warmers, keepers, pullers and pagers end well, deleted pods go.
 
     The warmers of a namespace in ``held`` do not end: their weights are still on the way. Of a namespace in
     ``good`` only the pods of these revisions become Ready; the engines of the others do nothing, or end again and again
@@ -208,6 +208,7 @@ LAST_WORDS: dict[str, Body] = {
     "warmer": {"state": "Published", "bytesTotal": 1000, "bytesDone": 1000, "manifestSHA256": "f" * 64},
     "keeper": {"state": "Kept"},
     "puller": {"state": "Pulled", "images": 2},
+    "pager": {"state": "Paged", "residentBytes": 1000, "bytesTotal": 1000},
 }
 
 

@@ -17,6 +17,8 @@ from preheat.decide.plan import Apply, Plan, Write
 from preheat.decide.serving import decide_service
 from preheat.decide.wish import ServiceObservation
 from preheat.resources.caching import cache_key
+from preheat.resources.paging import make_pager
+from preheat.resources.serving import render_revision
 
 from tests.builders import a_node, a_pod
 from tests.golden.golden import check
@@ -98,6 +100,13 @@ def test_a_seeder_and_a_warmer_that_it_serves() -> None:
             if isinstance(w, Apply) and w.manifest["kind"] in {"Job", "NetworkPolicy"} and w not in written
         ]
     check(HERE / "smollm2-neighbours.yaml", _text(Plan(tuple(written), None, (), 0)))
+
+
+def test_a_pager() -> None:
+    service = _example()
+    revision = render_revision(service, service.spec.hardware.gpu.types[0], 1, "weights", CONFIG)
+    pager = make_pager(service, revision, "n1", 16 << 30, CONFIG)
+    check(HERE / "smollm2-pager.yaml", _text(Plan((Apply(pager),), None, (), 0)))
 
 
 @pytest.mark.parametrize("name", ["on-a-volume", "in-an-image"])

@@ -11,6 +11,7 @@ from preheat.config import OperatorConfig
 from preheat.controller.concern import is_of_front
 from preheat.resources.caching import cache_key, make_warmer, place_of, tolerations
 from preheat.resources.neighbours import Near, Peer, audience, make_seeder
+from preheat.resources.paging import make_pager
 from preheat.resources.places import places_for
 from preheat.resources.pulling import images_of, make_puller
 from preheat.resources.serving import make_deployment, make_service, render_revision
@@ -72,6 +73,13 @@ def test_pullers_are_restricted() -> None:
     ]["template"]
     puller = make_puller(service, template, images_of(template), "n1", CONFIG)
     assert breaches(puller["spec"]["template"]["spec"]) == []
+
+
+def test_pagers_are_restricted() -> None:
+    service = a_service()
+    revision = render_revision(service, GPUType.NVIDIA_L4, 1, "cache", CONFIG)
+    pager = make_pager(service, revision, "n1", 16 << 30, CONFIG)
+    assert breaches(pager["spec"]["template"]["spec"]) == []
 
 
 def test_model_pods_are_restricted() -> None:

@@ -45,6 +45,8 @@ class ConditionType(StrEnum):
     """Whether the gateways take requests for it by its HTTPRoute. Only there with spec.rollout.gateway."""
     IMAGE_READY = "ImageReady"
     """Whether the pods' images lie on the nodes they are pulled on ahead of replicas. Only there where any is."""
+    PAGE_CACHE_FILLED = "PageCacheFilled"
+    """Weights could not be read into memory ahead of a load. Only there while it is False, until the load is over."""
 
 
 class Reason(StrEnum):
@@ -70,6 +72,7 @@ class Reason(StrEnum):
     IMAGE_PULLED = "ImagePulled"
     IMAGE_PULLING = "ImagePulling"
     IMAGE_NOT_PULLED = "ImageNotPulled"
+    PAGE_CACHE_NOT_FILLED = "PageCacheNotFilled"
     # pods
     SCALED_TO_ZERO = "ScaledToZero"
     PODS_PENDING = "PodsPending"

@@ -453,6 +453,13 @@ class HardwareSpec(APIModel):
     ] = None
 
 
+class PageCache(StrEnum):
+    """Whether weights on a node's disk are read into memory ahead of a load."""
+
+    NEVER = "Never"
+    AHEAD = "Ahead"
+
+
 class CacheSpec(StorageSpec):
     """Where the weights wait, so that no pod ever downloads them."""
 
@@ -463,6 +470,11 @@ class CacheSpec(StorageSpec):
                 "!has(self.mode) || self.mode != 'Shared' || !has(self.warmNodes) || self.warmNodes == 0",
                 "`warmNodes` must be left out with `mode: Shared`: every node reaches the volume",
                 ".warmNodes",
+            ),
+            (
+                "!has(self.pageCache) || self.pageCache != 'Ahead' || !has(self.mode) || self.mode == 'Node'",
+                "`pageCache: Ahead` must be left out with another `mode` than Node: only weights on a node's own disk are read ahead",
+                ".pageCache",
             ),
         )
     )
@@ -483,6 +495,13 @@ class CacheSpec(StorageSpec):
             description="Limit of the download speed per node, in bytes per second. Left out: no limit.",
         ),
     ] = None
+    page_cache: Annotated[
+        PageCache,
+        Field(
+            description="Ahead: weights that have lain on a node's disk for a while are read into its memory when a load is "
+            "near, where memory allows. Nothing waits for it. Never: the engine reads them from the disk."
+        ),
+    ] = PageCache.NEVER
 
 
 _CLOCK = worded(
@@ -1341,6 +1360,7 @@ __all__ = [
     "LoadingStatus",
     "ModelSpec",
     "ObservedLoad",
+    "PageCache",
     "Parallelism",
     "ParentReference",
     "Precision",

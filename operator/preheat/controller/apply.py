@@ -24,6 +24,7 @@ from preheat.decide.observed import is_controlled_by, parse_time
 from preheat.decide.ownership import adoption, is_drift, words_of_drift
 from preheat.decide.plan import (
     IMAGES,
+    PAGES,
     POLL_SECONDS,
     RESYNC_SECONDS,
     Admit,
@@ -37,7 +38,7 @@ from preheat.decide.plan import (
     Write,
     part_of,
 )
-from preheat.decide.refusals import with_contests, with_refusal, without_pullers
+from preheat.decide.refusals import with_contests, with_refusal, without_pagers, without_pullers
 from preheat.decide.statuses import foreign_fields, own_part
 from preheat.errors import (
     GoingAway,
@@ -113,6 +114,8 @@ class Writer:
         refused = await self._write_all(plan.writes, subject, decided_from)
         if isinstance(refused.get(IMAGES), InvalidSpec | NotOwned):
             plan = without_pullers(subject, plan, refused.pop(IMAGES), now)
+        if PAGES in refused:
+            plan = without_pagers(subject, plan, refused.pop(PAGES), now)
         refusal = next(iter(refused.values()), None)
         pause = _pause_seconds(refusal, now)
         if pause is not None:

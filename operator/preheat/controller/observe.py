@@ -5,13 +5,14 @@ from dataclasses import replace
 from datetime import datetime
 
 from preheat.api.constants import (
+    COMPONENT_PAGER,
     COMPONENT_PULLER,
     COMPONENT_SEEDER,
     COMPONENT_VERIFIER,
     COMPONENT_WARMER,
     VERIFIER_SITE,
 )
-from preheat.api.llmdeployment import LLMDeployment, ScalingMode
+from preheat.api.llmdeployment import LLMDeployment, PageCache, ScalingMode
 from preheat.api.modelcache import CacheMode, ModelCache
 from preheat.cluster.sidecars import Sidecars
 from preheat.config import OperatorConfig
@@ -29,7 +30,7 @@ from preheat.controller.keys import cache_keys, parsed_cache, running_keys, serv
 from preheat.controller.scaling import Scaling
 from preheat.controller.view import Key, View, key_of
 from preheat.decide.caching import CacheObservation
-from preheat.decide.capacity import GPUUse, gpus_held
+from preheat.decide.capacity import GPUUse, gpus_held, memory_held
 from preheat.decide.judgement.judge import is_compared
 from preheat.decide.loads import is_unlearned
 from preheat.decide.observed import (
@@ -88,7 +89,8 @@ async def observe_service(
     scaled = service.spec.scaling.mode is not ScalingMode.EXTERNAL
     views = [DeploymentView.from_body(body) for body in deployments]
     rolling = len({view.revision for view in views if view.replicas} | {revision_id(service)}) > 1
-    counted = short or scaled or rolling
+    pages = service.spec.cache.page_cache is PageCache.AHEAD
+    counted = short or scaled or rolling or pages
     seen = ServiceObservation(
         nodes=nodes(view),
         deployments=views,
@@ -104,7 +106,9 @@ async def observe_service(
             live=view.get("HTTPRoute", service.namespace, service.name),
             services=[body for body in view.children(parent, "Service") if is_of_a_revision(body)],
         ),
-        pullers=_pullers(service, view),
+        pullers=_jobs_ahead(service, view, COMPONENT_PULLER, _puller_pod),
+        pagers=_jobs_ahead(service, view, COMPONENT_PAGER, _pager_pod),
+        memory=view.memo(("MemoryUses", "", ""), lambda: memory_uses(view)) if pages else {},
     )
     # From here on others work meanwhile. All of the above is of one moment: a GPU that is taken has its pod beside it.
     reports = await sidecars.agents({pod.name: pod.ip for pod in _asked(service, pods) if pod.ip})
@@ -127,20 +131,22 @@ async def observe_service(
     )
 
 
-def _pullers(service: LLMDeployment, view: View) -> list[Puller]:
-    """Return the Jobs that have nodes pull images, each with its newest pod and that pod's last words."""
+def _jobs_ahead(
+    service: LLMDeployment, view: View, component: str, read: Callable[[Manifest], PodView]
+) -> list[Puller]:
+    """Return the Jobs that have nodes pull images or read weights, each with its newest pod and that pod's last words."""
     parent = ("LLMDeployment", service.namespace, service.name)
     jobs = {
         job.name: (job, is_orphan(body))
         for body in view.children(parent, "Job")
         if is_controlled_by(body, service.uid) or is_orphan(body)
-        if (job := view.derived(key_of(body), JobView.from_body)).component == COMPONENT_PULLER
+        if (job := view.derived(key_of(body), JobView.from_body)).component == component
     }
     pods: dict[str, PodView] = {}
     for body in sorted(view.children(parent, "Pod"), key=_created) if jobs else ():
         owner = controller_name(body, "Job")
         if owner in jobs:
-            pods[owner] = view.derived(key_of(body), _puller_pod)
+            pods[owner] = view.derived(key_of(body), read)
     return [
         Puller(
             job,
@@ -294,6 +300,16 @@ def gpu_uses(view: View, resource: str) -> list[GPUUse]:
     return [use for uses in held if (use := uses.get(resource)) is not None]
 
 
+def memory_uses(view: View) -> dict[str, int]:
+    """Return how much memory our own pods ask for on each node, in bytes."""
+    found: dict[str, int] = {}
+    for key in view.keys("Pod"):
+        node, amount = view.derived(key, memory_held)
+        if node:
+            found[node] = found.get(node, 0) + amount
+    return found
+
+
 def observe_orphans(view: View) -> OrphanObservation:
     """Gather everything with our marks that has no owner, and what it is there for."""
     running = {namespace for _, namespace, _ in view.keys("Deployment")}
@@ -341,6 +357,10 @@ def _warmer_pod(body: Manifest) -> PodView:
 
 def _puller_pod(body: Manifest) -> PodView:
     return PodView.from_body(body, main="puller")
+
+
+def _pager_pod(body: Manifest) -> PodView:
+    return PodView.from_body(body, main="pager")
 
 
 def _seeder_pod(body: Manifest) -> PodView:

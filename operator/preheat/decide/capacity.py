@@ -1,13 +1,14 @@
 """GPUs in numbers: what one replica needs, what the nodes offer, and who holds it as far as we know. Pure."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 from preheat.api.constants import LABEL_DEPLOYMENT
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import PlacementSpec, Toleration
-from preheat.api.quantity import parse_count
+from preheat.api.quantity import parse_bytes, parse_count
 from preheat.decide.observed import Body, NodeView, PodView
 from preheat.decide.placement import matching_nodes
 from preheat.resources.caching import wanted_placement
@@ -44,6 +45,18 @@ def gpus_held(pod: Body) -> dict[str, GPUUse]:
                 counts[resource] = counts.get(resource, 0) + count
     holder = f"{metadata['namespace']}/{service}"
     return {resource: GPUUse(spec["nodeName"], holder, count) for resource, count in counts.items() if count}
+
+
+def memory_held(pod: Body) -> tuple[str, int]:
+    """Return the node of a pod that has one and has not ended, else none, and how much memory its containers ask for there."""
+    spec, ended = pod.get("spec") or {}, (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
+    amount = 0
+    for container in spec.get("containers") or ():
+        resources = container.get("resources") or {}
+        asked = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}.get("memory")
+        with suppress(ValueError):  # what is no whole number of bytes is next to nothing
+            amount += parse_bytes(str(asked or 0))
+    return ("" if ended else spec.get("nodeName") or ""), amount
 
 
 def fitting_nodes(service: LLMDeployment, nodes: Sequence[NodeView]) -> list[NodeView]:

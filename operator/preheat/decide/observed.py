@@ -72,6 +72,8 @@ class NodeView:
     """What its own annotation allows, None without one."""
     version: str = ""
     """Its resourceVersion."""
+    memory_bytes: int | None = None
+    """What pods may take of its memory, None where it does not say."""
 
     @classmethod
     def from_body(cls, body: Body) -> "NodeView":
@@ -100,6 +102,7 @@ class NodeView:
             boot=(status.get("nodeInfo") or {}).get("bootID", ""),
             budget_bytes=_bytes((metadata.get("annotations") or {}).get(ANNOTATION_BUDGET)),
             version=metadata.get("resourceVersion", ""),
+            memory_bytes=_bytes((status.get("allocatable") or {}).get("memory")),
         )
 
 
@@ -135,7 +138,7 @@ def _gpu_fault(body: Body) -> str | None:
 
 
 def _bytes(text: str | None) -> int | None:
-    """Return what an annotation allows. One that is no amount allows nothing: a typing error must not fill a disk."""
+    """Return an amount, none where it is none: an annotation with a typing error must not fill a disk."""
     if text is None:
         return None
     try:
@@ -494,7 +497,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A Job of a cache (a warmer, a seeder) or of a service (a puller)."""
+    """A Job of a cache (a warmer, a seeder) or of a service (a puller, a pager)."""
 
     name: str
     uid: str
@@ -602,7 +605,7 @@ class WarmerReport:
 
 @dataclass(frozen=True, slots=True)
 class Puller:
-    """A Job that has a node pull the images of pods, its newest pod, and that pod's last words."""
+    """A Job that has a node pull the images of pods, or read weights (a pager), its newest pod, and that pod's last words."""
 
     job: JobView
     pod: PodView | None = None

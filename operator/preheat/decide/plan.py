@@ -19,6 +19,8 @@ POLL_SECONDS = 1.0
 
 IMAGES = "images"
 """The part of what has images pulled ahead. What is refused of it keeps nobody from being Ready."""
+PAGES = "pages"
+"""The part of what has weights read into memory ahead. What is refused of it is told, and nothing more."""
 
 
 @dataclass(frozen=True, slots=True)

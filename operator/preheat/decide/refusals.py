@@ -11,6 +11,7 @@ from preheat.api.modelcache import ModelCache, ModelCacheStatus
 from preheat.decide import conditions as say
 from preheat.decide import text
 from preheat.decide.conditions import Verdict
+from preheat.decide.paging import not_read
 from preheat.decide.plan import POLL_SECONDS, RESYNC_SECONDS, EventDraft, Plan
 from preheat.errors import InvalidSpec, NotOwned, PreheatError
 
@@ -109,16 +110,32 @@ def without_pullers(
         return plan
     words = f"Images cannot be pulled ahead: {refusal}. Nobody waits for it: a pod has its images pulled when it starts."
     verdict = Verdict(ConditionType.IMAGE_READY, None, Reason.IMAGE_NOT_PULLED, words)
-    before = subject.status.conditions
+    plan = _without(subject, plan, verdict, now)
+    return replace(plan, requeue_after=min(plan.requeue_after, POLL_SECONDS))
+
+
+def without_pagers(
+    subject: LLMDeployment | ModelCache, plan: Plan, refusal: PreheatError, now: datetime
+) -> Plan:
+    """Return the plan that tells that no pager is let in. The next pass reads it off the status, and tries no more."""
+    if plan.status is None:
+        return plan
+    words = not_read(f"on any node: {refusal}")
+    verdict = Verdict(ConditionType.PAGE_CACHE_FILLED, None, Reason.PAGE_CACHE_NOT_FILLED, words)
+    return _without(subject, plan, verdict, now)
+
+
+def _without(subject: LLMDeployment | ModelCache, plan: Plan, verdict: Verdict, now: datetime) -> Plan:
+    """Return the plan that tells of what cannot be had ahead. An Event tells of it once."""
+    status, before = plan.status or {}, subject.status.conditions
     (told,) = say.conditions([verdict], before, subject.generation, now)
-    rest = [c for c in plan.status.get("conditions", ()) if c["type"] != ConditionType.IMAGE_READY]
-    known = any(c.type == ConditionType.IMAGE_READY and c.reason == verdict.reason for c in before)
+    rest = [c for c in status.get("conditions", ()) if c["type"] != verdict.type]
+    known = any(c.type == verdict.type and c.reason == verdict.reason for c in before)
     drafts = () if known else (EventDraft(verdict.reason, verdict.message, warning=False),)
     return replace(
         plan,
-        status={**plan.status, "conditions": [*rest, told.to_api()]},
+        status={**status, "conditions": [*rest, told.to_api()]},
         events=(*plan.events, *drafts),
-        requeue_after=min(plan.requeue_after, POLL_SECONDS),
     )
 
 

@@ -26,6 +26,7 @@ from preheat.decide.judgement.judge import (
 from preheat.decide.judgement.soak import soak_left_seconds, soaked
 from preheat.decide.observed import is_controlled_by
 from preheat.decide.ownership import is_orphan
+from preheat.decide.paging import decide_pages
 from preheat.decide.plan import POLL_SECONDS, Adopt, Apply, Delete, Plan, PricePod, Write, apart, timestamp
 from preheat.decide.preflight import with_preflight
 from preheat.decide.renewal import Renewal, renew
@@ -101,6 +102,9 @@ def decide_service(
         step = _one_for_one(seen, step, wish.id)
     old_replicas = _old_replicas(service, wish, seen, step, traffic.stay)
     pulls, images = _pulls(service, seen, wish, ahead, _Under(step, question), config)
+    pages, unread = decide_pages(
+        service, seen, wish, config, now, first=question.nodes_first, rolling=step is not None
+    )
     renewal = renew(service.namespace, seen, wish)
     writes: list[Write] = [
         *_marks_of_predecessors(service, seen, stored, back, wish, now),
@@ -111,6 +115,7 @@ def decide_service(
         *_applies(service, seen, wish, stored, old_replicas, renewal, config, _Under(step, question)),
         # What cannot be pulled ahead is pulled for a pod: nothing else waits for the write.
         *pulls,
+        *pages,
         # Clients have to find what serves, whatever else is refused.
         *apart("front", _front(service, seen, wish, scaled, now)),
         *apart("gateway", traffic.writes),
@@ -120,7 +125,7 @@ def decide_service(
         writes = [*prices, *writes, *_memory(service, scaled, now)]
     rollout = Rollout(question, step) if step else None
     plan = telling_plan(
-        service, seen, wish, writes, now, scaled, rollout, target, traffic, Images(ahead, tuple(images))
+        service, seen, wish, writes, now, scaled, rollout, target, traffic, Images(ahead, (*images, *unread))
     )
     if back is None or wish.id not in serving_ids(seen):
         return plan

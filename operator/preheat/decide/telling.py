@@ -94,7 +94,7 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """What is known of the images of the wanted pods, and the condition that tells of it, where there is one."""
+    """What is known of the images of the wanted pods, and the conditions that tell of what is done ahead of them."""
 
     ahead: Ahead
     verdicts: tuple[Verdict, ...]
@@ -168,7 +168,14 @@ def telling_plan(
     renewal = renew(service.namespace, seen, wish).verdict
     rolling = _rollout_status(service, rollout, live, cache, now) if planned else before.rollout
     routed = list(traffic.verdicts) if traffic is not None else _as_told(before, ConditionType.ROUTED)
-    pulled = list(images.verdicts) if images is not None else _as_told(before, ConditionType.IMAGE_READY)
+    pulled = (
+        list(images.verdicts)
+        if images is not None
+        else [
+            *_as_told(before, ConditionType.IMAGE_READY),
+            *_as_told(before, ConditionType.PAGE_CACHE_FILLED),
+        ]
+    )
     verdicts = [
         *say.summary(verdict, stuck=verdict.reason in STUCK),
         _accepted(service, wish),
@@ -302,12 +309,12 @@ def _told(kind: ConditionType, reason: Reason, words: str | None) -> list[Verdic
 
 
 def _not_pulled(before: LLMDeploymentStatus, verdicts: Sequence[Verdict]) -> list[EventDraft]:
-    """Return an Event when it turns out that images cannot be pulled ahead here: nothing else is wrong then."""
-    known = {c.reason for c in before.conditions if c.type == ConditionType.IMAGE_READY}
+    """Return an Event when it turns out that images, or weights, cannot be had ahead here: nothing else is wrong then."""
+    known = {c.reason for c in before.conditions}
     return [
         EventDraft(verdict.reason, verdict.message, warning=False)
         for verdict in verdicts
-        if verdict.reason is Reason.IMAGE_NOT_PULLED and verdict.reason not in known
+        if verdict.reason in {Reason.IMAGE_NOT_PULLED, Reason.PAGE_CACHE_NOT_FILLED} - known
     ]
 
 

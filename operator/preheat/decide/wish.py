@@ -52,6 +52,10 @@ class ServiceObservation:
     """What is known of the way through gateways; None where nobody looked."""
     pullers: Sequence[Puller] = ()
     """The Jobs that have nodes pull the images of pods."""
+    pagers: Sequence[Puller] = ()
+    """The Jobs that have nodes read weights into memory."""
+    memory: Mapping[str, int] = field(default_factory=dict)
+    """How much memory our own pods ask for, by node; only looked up where weights may be read into memory."""
 
 
 @dataclass(frozen=True, slots=True)

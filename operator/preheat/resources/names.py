@@ -116,3 +116,8 @@ def seeders_name(cache: str) -> str:
 def puller_name(service: str, images: str, node: str) -> str:
     """Name of the Job that has one node pull the images of a service's pods. ``images``: which, as a digest."""
     return fit(f"{fit(service, NAME_LIMIT - 16)}-image-{digest([images, node], 8)}")
+
+
+def pager_name(service: str, revision: str, node: str) -> str:
+    """Name of the Job that has one node read a revision's weights into memory."""
+    return fit(f"{fit(service, NAME_LIMIT - 15)}-page-{digest([revision, node], 8)}")
