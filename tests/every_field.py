@@ -738,7 +738,9 @@ def _woken_after_a_while(body: dict[str, Any], service: LLMDeployment) -> Sequen
     cache["status"] = {"totalBytes": 5000, "readyNodes": 1, "desiredNodes": 1}
     weights = parse(ModelCache, cache)
     node = replace(NODES[0], caches=frozenset({cache_key(weights)}), memory_bytes=2**40)
-    told = parse(LLMDeployment, {**body, "status": {"cache": {"name": name, "readyNodes": 1, "desiredNodes": 1}}})
+    told = parse(
+        LLMDeployment, {**body, "status": {"cache": {"name": name, "readyNodes": 1, "desiredNodes": 1}}}
+    )
     return decide_service(told, ServiceObservation([node], (), (), [weights], ()), CONFIG, NOW).writes
 
 

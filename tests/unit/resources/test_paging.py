@@ -1,6 +1,5 @@
 """The pager's Job: what it mounts, where, and that it tries once."""
 
-import json
 from typing import Any
 
 import pytest
