@@ -283,13 +283,14 @@ def _verdict(ahead: Ahead, nodes: Sequence[str]) -> list[Verdict]:
             more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
             message = f"{words}; pulled on {', '.join(named[:NAMED])}{more}."
         elif state is PullState.UNAVAILABLE:
-            reason = pull.reason if pull is not None else reason
-            what = "a pod cannot start on" if reason is Reason.REFERENCE_MISSING else "not to be had on"
+            is_missing = pull is not None and pull.reason is Reason.REFERENCE_MISSING
+            what = "no pod can start on" if is_missing else "not to be had on"
             message = f"{words}; {what} {named[0]}{why}"
         else:
             later = "Nobody waits for it: a pod has its images pulled when it starts."
             message = f"{words}; not known of {named[0]}{why} {later}"
-        return [Verdict(ConditionType.IMAGE_READY, holds, reason, message)]
+        told = pull.reason if pull is not None and state is PullState.UNAVAILABLE else reason
+        return [Verdict(ConditionType.IMAGE_READY, holds, told, message)]
     return []
 
 

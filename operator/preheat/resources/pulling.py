@@ -207,7 +207,9 @@ def _pod(template: Manifest, images: PodImages, node: str, config: OperatorConfi
         + named,
     )
     # With one, the kubelet would give the group what is in the volumes.
-    pod["securityContext"] = {key: value for key, value in pod["securityContext"].items() if "fsGroup" not in key}
+    pod["securityContext"] = {
+        key: value for key, value in pod["securityContext"].items() if "fsGroup" not in key
+    }
     if images.pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in images.pull_secrets]
     if images.service_account:

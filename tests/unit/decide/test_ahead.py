@@ -149,7 +149,9 @@ def test_a_secret_that_replicas_were_started_with_costs_nothing() -> None:
     assert image_ready(plan) is None
 
 
-@pytest.mark.parametrize(("told", "words"), [(MISSING, 'secret "keys" not found'), (LACKS, 'key: k (in secret "keys")')])
+@pytest.mark.parametrize(
+    ("told", "words"), [(MISSING, 'secret "keys" not found'), (LACKS, 'key: k (in secret "keys")')]
+)
 def test_a_secret_that_is_missing_is_told_before_anything_moved_and_is_a_verdict_once_it_lasts(
     told: dict[str, Any], words: str
 ) -> None:

@@ -122,10 +122,19 @@ def test_what_pods_name_and_cannot_do_without_is_one_volume_of_which_the_process
     assert volume["defaultMode"] == 0
     assert volume["sources"][0] == {"configMap": {"name": "settings"}}
     assert volume["sources"][4]["secret"] == {"name": "keys", "items": [{"key": "a", "path": "named/4/a"}]}
-    paths = [item["path"] for one in volume["sources"] for source in one.values() for item in source.get("items", ())]
+    paths = [
+        item["path"]
+        for one in volume["sources"]
+        for source in one.values()
+        for item in source.get("items", ())
+    ]
     assert len(paths) == len(set(paths)) == 4
     assert "fsGroup" not in pod["securityContext"]
-    assert pod["containers"][0]["volumeMounts"][-1] == {"name": "named", "mountPath": "/named", "readOnly": True}
+    assert pod["containers"][0]["volumeMounts"][-1] == {
+        "name": "named",
+        "mountPath": "/named",
+        "readOnly": True,
+    }
     assert [variable["name"] for variable in pod["containers"][0]["env"]] == ["PREHEAT_WARMER_CONFIG"]
     assert "/named" not in pod["containers"][0]["env"][0]["value"]
 
