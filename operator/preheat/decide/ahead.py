@@ -136,7 +136,8 @@ def _refused(node: str, pod: PodView) -> Pull | None:
     trouble = trouble_of(pod)
     if trouble is None or trouble.reason not in {Reason.IMAGE_UNAVAILABLE, Reason.REFERENCE_MISSING}:
         return None
-    return Pull(node, PullState.UNAVAILABLE, f"{trouble.told}: {trouble.message}", pod, trouble.reason)
+    told = f"{trouble.told}: " if pod.waiting_reason is not None else ""
+    return Pull(node, PullState.UNAVAILABLE, f"{told}{trouble.message}", pod, trouble.reason)
 
 
 def _of_puller(puller: Puller, images: PodImages, now: datetime) -> Pull:

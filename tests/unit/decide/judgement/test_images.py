@@ -48,8 +48,8 @@ def test_images_that_are_not_to_be_had(case: str) -> None:
 
 
 def test_a_secret_that_is_missing_is_told_as_of_a_replica() -> None:
-    """The kubelet tells of it in an Event alone: the puller's container waits as any other."""
-    since = NOW - timedelta(seconds=121)
+    """The kubelet tells of it in an Event alone, and looks again after 127 s."""
+    since = NOW - timedelta(seconds=136)
     words = 'MountVolume.SetUp failed for volume "named" : secret "keys" not found'
     pod = a_pod("puller-n1", node="n1", phase="Pending", scheduled_at=since, complaint=words)
     found = Pull("n1", PullState.UNAVAILABLE, words, pod, Reason.REFERENCE_MISSING)
@@ -57,3 +57,4 @@ def test_a_secret_that_is_missing_is_told_as_of_a_replica() -> None:
     assert fault is not None
     assert fault.reason is Reason.REFERENCE_MISSING
     assert 'secret "keys" not found' in fault.words
+    assert fault_of_images([found], PATIENCE, NOW - timedelta(seconds=10)) is None
