@@ -9,17 +9,17 @@ import pytest
 
 from e2e.cluster.audit import requests
 from tests.integration.conftest import API, a_service, complete_warmers
+from tests.integration.test_scaling import volumes
 
 NAMESPACE, NAME = "pulls", "pulled"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 KEY = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "k"}}}
-STAMP = "2026-01-01T00:00:00Z"
 ENGINE, PULLER = "preheat.dev/component=engine", "preheat.dev/component=puller"
 
 
 @pytest.fixture
 def namespace(api: API, node: str) -> Iterator[str]:
-    """A namespace in which Pod Security is enforced. What is in it is gone afterwards, with the node."""
+    """A namespace in which Pod Security is enforced."""
     body = {
         "apiVersion": "v1",
         "kind": "Namespace",
@@ -27,11 +27,7 @@ def namespace(api: API, node: str) -> Iterator[str]:
     }
     api.apply(body)
     yield NAMESPACE
-    api.kubectl("-n", NAMESPACE, "delete", "llmd", "--all")
-    api.kubectl("delete", "node", node, "--ignore-not-found")
     api.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
-    mine = ("get", "pv", "-o", "name")
-    api.until("no volume left", lambda: NAMESPACE not in api.kubectl(*mine), 60)
 
 
 def apply(api: API, **spec: Any) -> None:
@@ -64,7 +60,9 @@ def tell(api: API, pod: dict[str, Any], node: str, **status: Any) -> None:
 
 
 def conditions(*kinds: str) -> list[dict[str, str]]:
-    return [{"type": kind, "status": "True", "lastTransitionTime": STAMP} for kind in kinds]
+    """Return what holds from now on: what is missing for long is a verdict."""
+    since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return [{"type": kind, "status": "True", "lastTransitionTime": since} for kind in kinds]
 
 
 def complain(api: API, pod: dict[str, Any], words: str) -> None:
@@ -84,6 +82,16 @@ def complain(api: API, pod: dict[str, Any], words: str) -> None:
         "note": words, "regarding": regarding,
     }  # fmt: skip
     api.apply(event)
+
+
+def pullers_of(api: API, image: str) -> list[dict[str, Any]]:
+    """Return the pods that have an engine's image pulled."""
+    pods = listed(api, "pods", PULLER)
+    return [pod for pod in pods if {"reference": image, "pullPolicy": "IfNotPresent"} in images(pod)]
+
+
+def images(pod: dict[str, Any]) -> list[dict[str, str]]:
+    return [volume["image"] for volume in pod["spec"]["volumes"] if "image" in volume]
 
 
 def old_replicas(api: API, new: set[str]) -> tuple[int, int]:
@@ -110,8 +118,7 @@ def test_a_puller_in_a_restricted_namespace(api: API, node: str, namespace: str)
         apply(api, runtime=image, template={"spec": {"containers": [engine]}})
         api.until("a puller's pod", lambda: listed(api, "pods", PULLER), 60)
         (job,), (pod,) = listed(api, "jobs", PULLER), listed(api, "pods", PULLER)
-        references = [v["image"]["reference"] for v in pod["spec"]["volumes"] if "image" in v]
-        assert references[0] == "r.example/engine:2"
+        assert images(pod)[0] == {"reference": "r.example/engine:2", "pullPolicy": "IfNotPresent"}
         (projected,) = [v["projected"] for v in pod["spec"]["volumes"] if "projected" in v]
         assert projected["defaultMode"] == 0
         assert projected["sources"][0]["secret"]["name"] == "keys"
@@ -139,16 +146,18 @@ def test_a_puller_in_a_restricted_namespace(api: API, node: str, namespace: str)
         api.until(
             "the stale one gone", lambda: api.get("job", job["metadata"]["name"], namespace) is None, 60
         )
-        api.until("the next one's pod", lambda: listed(api, "pods", PULLER), 60)
-        (other,) = listed(api, "pods", PULLER)
-        assert other["spec"]["volumes"][0]["image"]["reference"] == "r.example/engine:3"
+        api.until("the next one's pod", lambda: pullers_of(api, "r.example/engine:3"), 60)
+        (other,) = pullers_of(api, "r.example/engine:3")
+        assert all("image" in volume for volume in other["spec"]["volumes"]), "it names no Secret any more"
         assert old_replicas(api, known) == (2, 0)
         tell(api, other, node, phase="Succeeded", conditions=conditions("PodScheduled"))
         api.until("pulled", lambda: condition(api, "ImageReady").get("reason") == "ImagePulled", 60)
-        api.until("now a replica moves", lambda: old_replicas(api, known)[1] == 1, 60)
+        api.until("now a replica moves", lambda: old_replicas(api, known)[1] > 0, 60)
 
         api.kubectl("-n", namespace, "delete", "llmd", NAME)
         api.until("pullers gone with their owner", lambda: not listed(api, "jobs", PULLER), 60)
+        api.kubectl("delete", "node", node)
+        api.until("volumes gone", lambda: not [v for v in volumes(api) if v.startswith(f"{NAME}-")], 120)
 
     assert api.plane.audit_log is not None
     made = [
@@ -156,7 +165,7 @@ def test_a_puller_in_a_restricted_namespace(api: API, node: str, namespace: str)
         for entry in requests(api.plane.audit_log)
         if (entry.get("objectRef") or {}).get("name") == job["metadata"]["name"] and entry["verb"] != "get"
     ]
-    assert made == ["patch", "delete"], "it was written once"
+    assert made == ["create", "delete"], "it was written once"
 
 
 def a_breach() -> dict[str, Any]:
