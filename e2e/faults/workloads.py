@@ -237,6 +237,11 @@ async def _edit(case: Case) -> None:
     await case.change(OTHER_OPTIONS)
 
 
+async def _new_image(case: Case) -> None:
+    """Nodes have it pulled before a replica makes room."""
+    await case.change({"runtime": {"image": "r.example/engine:2"}})
+
+
 async def _scale(case: Case) -> None:
     await case.change({"replicas": 2})
 
@@ -371,7 +376,7 @@ WORKLOADS = {
         Workload("scale-down", _settled_twice, _scale_down, _serves),
         Workload("model-change", _settled, _other_model, _serves),
         Workload("roll-back", _stuck, _roll_back, _serves),
-        Workload("rollout", _settled_in_full, _edit, _serves_twice),
+        Workload("rollout", _settled_in_full, _new_image, _serves_twice),
         Workload("rollback", _settled_in_full, _crash, _is_rolled_back),
         Workload("node-lost", _settled, _lose_node, _serves_elsewhere),
         Workload("delete", _settled, _delete, _is_gone),

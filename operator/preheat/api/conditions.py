@@ -44,7 +44,7 @@ class ConditionType(StrEnum):
     ROUTED = "Routed"
     """Whether the gateways take requests for it by its HTTPRoute. Only there with spec.rollout.gateway."""
     IMAGE_READY = "ImageReady"
-    """Whether the pods' images lie on the nodes they are pulled on ahead of replicas. Only there where any is."""
+    """Whether nodes have, ahead of replicas, the images of the pods and what these name. Only there where any pulls."""
 
 
 class Reason(StrEnum):
