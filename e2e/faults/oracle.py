@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from preheat.api.constants import API_VERSION, LABEL_DEPLOYMENT, LABEL_REVISION
+from preheat.api.constants import (
+    ANNOTATION_NODE,
+    API_VERSION,
+    COMPONENT_PULLER,
+    LABEL_COMPONENT,
+    LABEL_DEPLOYMENT,
+    LABEL_REVISION,
+)
 from preheat.api.modelcache import ModelCache
 from preheat.api.parse import parse
 from preheat.resources import names
@@ -111,6 +118,11 @@ def _words(case: Case) -> dict[str, str]:
         dict.fromkeys(b["metadata"]["labels"][LABEL_REVISION] for b in made), 1
     ):
         words[revision] = f"REVISION{number}"
+    for change in eyes.changes:
+        metadata = change.body["metadata"]
+        if change.key[:2] == ("Job", case.id) and metadata["labels"].get(LABEL_COMPONENT) == COMPONENT_PULLER:
+            # Its name is a hash of the images and the node.
+            words[metadata["name"]] = f"PULLER-ON-{words[metadata['annotations'][ANNOTATION_NODE]]}"
     seen = {c.key: c.body for c in eyes.changes if c.key[:2] == ("ModelCache", case.id)}
     for (_, _, name), body in seen.items():
         words[cache_key(parse(ModelCache, {"apiVersion": API_VERSION, **body}))] = f"KEY-OF-{name}"

@@ -213,17 +213,21 @@ async def _settled(case: Case) -> None:
     await case.until("the first settling", case.is_serving)
 
 
-async def _settled_twice(case: Case) -> None:
-    await case.make(replicas=2)
-    await case.until("the first settling", lambda: case.is_serving(2))
+async def _settled_alone(case: Case) -> None:
+    """One replica holds every GPU of its node: the next one comes to the other node."""
+    await case.make(hardware=_whole_nodes(case))
+    await case.until("the first settling", lambda: case.is_serving(1))
 
 
 async def _settled_in_full(case: Case) -> None:
     """Two replicas hold every GPU of both nodes: a new one has no room beside them. They are known to be good at once."""
-    gpu = {"types": ["nvidia-l4"], "count": 2}
-    hardware = {"gpu": gpu, "nodeSelector": {"case": case.id}}
-    await case.make(replicas=2, hardware=hardware, rollout={"soakSeconds": 0})
+    await case.make(replicas=2, hardware=_whole_nodes(case), rollout={"soakSeconds": 0})
     await case.until("the first settling", lambda: case.is_serving(2))
+
+
+def _whole_nodes(case: Case) -> Body:
+    """Return the hardware of which a node has enough for one replica: else chance says how many nodes are in use."""
+    return {"gpu": {"types": ["nvidia-l4"], "count": 2}, "nodeSelector": {"case": case.id}}
 
 
 async def _create(case: Case) -> None:
@@ -235,6 +239,11 @@ OTHER_OPTIONS: Body = {"runtime": {"options": {"n_ctx": "512"}}}
 
 async def _edit(case: Case) -> None:
     await case.change(OTHER_OPTIONS)
+
+
+async def _new_image(case: Case) -> None:
+    """Nodes have it pulled before a replica makes room."""
+    await case.change({"runtime": {"image": "r.example/engine:2"}})
 
 
 async def _scale(case: Case) -> None:
@@ -367,11 +376,11 @@ WORKLOADS = {
         Workload("create", _nothing, _create, _serves),
         Workload("weights-arrive", _waiting, _arrive, _serves),
         Workload("edit", _settled, _edit, _serves),
-        Workload("scale-up", _settled, _scale, _serves_twice),
-        Workload("scale-down", _settled_twice, _scale_down, _serves),
+        Workload("scale-up", _settled_alone, _scale, _serves_twice),
+        Workload("scale-down", _settled_in_full, _scale_down, _serves),
         Workload("model-change", _settled, _other_model, _serves),
         Workload("roll-back", _stuck, _roll_back, _serves),
-        Workload("rollout", _settled_in_full, _edit, _serves_twice),
+        Workload("rollout", _settled_in_full, _new_image, _serves_twice),
         Workload("rollback", _settled_in_full, _crash, _is_rolled_back),
         Workload("node-lost", _settled, _lose_node, _serves_elsewhere),
         Workload("delete", _settled, _delete, _is_gone),

@@ -16,11 +16,14 @@ from e2e.rollout.judge import (
     Outcome,
     Span,
     Verdict,
+    first_moved,
+    first_pulled,
     first_ready,
     lost,
     percent_of,
     problems_of_gap,
     problems_of_loss,
+    problems_of_pull,
     problems_of_reason,
     problems_of_share,
     problems_of_traffic,
@@ -28,7 +31,7 @@ from e2e.rollout.judge import (
     weighted,
 )
 from e2e.rollout.play import BEFORE_REQUESTS, RECOVERY_SECONDS, Play
-from e2e.rollout.revisions import ALL, BAD, GOOD, MORE_BAD, SLOW_LOAD, Revision
+from e2e.rollout.revisions import ALL, BAD, GOOD, MORE_BAD, OTHER_IMAGE, SLOW_LOAD, Revision
 from e2e.rollout.stage import Stage, a_holder
 from e2e.rollout.traffic import failed
 
@@ -85,6 +88,16 @@ def _good_without_room(play: Play) -> Outcome:
     play.begin()
     play.apply(GOOD[1])
     return _rolled_out(play, GOOD[1], gap=True)
+
+
+def _other_image(play: Play) -> Outcome:
+    """Roll a good revision out whose image is new to the nodes: nobody makes room before one of them has it."""
+    play.begin()
+    play.apply(GOOD[1], **OTHER_IMAGE)
+    outcome = _rolled_out(play, GOOD[1])
+    pulled = first_pulled(play.eyes.seen(), play.changed)
+    moved = first_moved(play.history, play.good, play.replicas, play.changed)
+    return replace(outcome, problems=[*outcome.problems, *problems_of_pull(pulled, moved)])
 
 
 def _slow_load(play: Play) -> Outcome:
@@ -200,6 +213,9 @@ def _found_out(play: Play, revision: Revision, **spec: Any) -> Outcome:
     verdict = play.verdict()
     outcome = _taken_back(play, revision, verdict, verdict.at if verdict is not None else None)
     wrong = problems_of_reason(verdict, revision.reasons)
+    moved = first_moved(play.history, play.good, play.replicas, play.changed)
+    if revision.moves_nothing and moved < math.inf:
+        wrong += [f"a good replica went {moved - play.changed:.1f} s after the change"]
     return replace(outcome, problems=[*outcome.problems, *wrong])
 
 
@@ -378,7 +394,7 @@ def _stranger(stage: Stage) -> Iterator[None]:
         stage.kubectl("-n", stage.namespace, "delete", "pod", "stranger", "--ignore-not-found", "--wait=true")
 
 
-FULL = ("bad-image", "load-raises", "empty-answers", "errors", "stub-crash")
+FULL = ("bad-image", "missing-secret", "load-raises", "empty-answers", "errors", "stub-crash")
 """The bad revisions that are also tried where no GPU is free: two replicas, and one of them must make room."""
 
 CASES: Mapping[str, Case] = {
@@ -387,6 +403,8 @@ CASES: Mapping[str, Case] = {
         Case("good/spare", "a GPU is free", _good),
         Case("good/two-full", "none is free, one of two replicas serves on", _good, replicas=2),
         Case("good/one-full", "none is free for the only replica", _good_without_room, gpus=2),
+        Case("good/image", "a GPU is free, the image is new", _other_image),
+        Case("good/image-full", "none is free, the image is new", _other_image, replicas=2),
         Case("slow-load", "ten times the usual load", _slow_load),
         *(Case(f"bad/{revision.name}", "a GPU is free", _bad(revision)) for revision in (*BAD, *MORE_BAD)),
         *(Case(f"bad-full/{name}", "none is free", _bad(ALL[name]), replicas=2) for name in FULL),

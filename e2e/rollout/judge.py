@@ -101,6 +101,40 @@ def recovered(history: Sequence[Moment], good: str, replicas: int, since: float)
     return None if back is None else max(back, since)
 
 
+def first_moved(history: Iterable[Moment], good: str, replicas: int, since: float) -> float:
+    """Return when one of the good replicas first had to go, or was gone; infinity for never."""
+    times = (
+        m.at
+        for m in history
+        if m.at >= since and sum(r.revision == good and not r.leaving for r in m.replicas.values()) < replicas
+    )
+    return next(times, math.inf)
+
+
+def first_pulled(glimpses: Iterable[Glimpse], since: float) -> float:
+    """Return when it was first told that nodes have all that the new pods need; infinity for never."""
+    for glimpse in glimpses:
+        if glimpse.kind != "LLMDeployment" or glimpse.at < since:
+            continue
+        body = glimpse.body
+        for told in (body.get("status") or {}).get("conditions", ()):
+            is_new = told["observedGeneration"] == body["metadata"]["generation"]
+            if told["type"] == "ImageReady" and told["status"] == "True" and is_new:
+                return glimpse.at
+    return math.inf
+
+
+def problems_of_pull(pulled: float, moved: float) -> list[str]:
+    """Return what is wrong with when a good replica had to go for an image that had to be pulled first."""
+    if math.isinf(pulled):
+        return ["it was never told that a node has the image"]
+    # What is told of a pass is written after what it moves.
+    early = pulled - moved
+    return (
+        [f"a good replica went {early:.1f} s before a node had the image"] if early > MARGIN_SECONDS else []
+    )
+
+
 def unserved(history: Sequence[Moment], since: float, until: float) -> list[Span]:
     """Return the times in which no replica took traffic."""
     found, start = [], None

@@ -55,13 +55,15 @@ class Revision:
     """A behaviour, and what else is particular to it in the spec.
 
     ``reasons``: the reasons that are right for taking it back, none for a good one. ``serves``: whether it takes
-    traffic before it is found out, so that requests to it fail. ``stored``: as what its weights lie in the store.
+    traffic before it is found out, so that requests to it fail. ``moves_nothing``: whether it is found out before a good
+    replica has to make room. ``stored``: as what its weights lie in the store.
     """
 
     behaviour: Behaviour
     spec: Mapping[str, Any] = field(default_factory=dict)
     reasons: frozenset[str] = frozenset()
     serves: bool = False
+    moves_nothing: bool = False
     stored: str = "whole"
     soak_seconds: int = SOAK_SECONDS
 
@@ -79,15 +81,23 @@ def _bad(
     *reasons: str,
     spec: Mapping[str, Any] | None = None,
     serves: bool = False,
+    moves_nothing: bool = False,
     stored: str = "whole",
     soak_seconds: int = SOAK_SECONDS,
     **behaviour: Any,
 ) -> Revision:
     made = Behaviour(name, **behaviour)
-    return Revision(made, spec or {}, frozenset(reasons), serves, stored, soak_seconds)
+    return Revision(made, spec or {}, frozenset(reasons), serves, moves_nothing, stored, soak_seconds)
+
+
+def _engine(**container: Any) -> dict[str, Any]:
+    """Return a spec that lays something over the engine's container."""
+    return {"template": {"spec": {"containers": [{"name": "engine", **container}]}}}
 
 
 GOOD = (_good("good-1"), _good("good-2"))
+OTHER_IMAGE = _engine(imagePullPolicy="Never")
+"""The engine's image on other terms: it has to be there anew on each node, and is on every cluster by this name alone."""
 SLOW_LOAD = _good("slow-load", load_seconds=SLOW_LOAD_SECONDS)
 
 # What a container runtime and the kernel say of memory that ran out differs: with one cgroup for all processes of a
@@ -99,6 +109,7 @@ BAD = (
         "bad-image",
         Reason.IMAGE_UNAVAILABLE,
         spec={"runtime": {"image": "ghcr.io/preheat-dev/no-such-image:dev"}},
+        moves_nothing=True,
     ),
     _bad("missing-weights", Reason.WEIGHTS_FAILED, stored="missing"),
     _bad("corrupt-weights", Reason.WEIGHTS_FAILED, stored="corrupt"),
@@ -122,9 +133,17 @@ BAD = (
 MORE_BAD = (
     _bad("server-crash", *_CRASHES, dies="server", serves=True, soak_seconds=LONG_SOAK_SECONDS),
     _bad("errors-to-all", Reason.CANARY_FAILED, answers="errors"),
+    _bad(
+        "missing-secret",
+        Reason.REFERENCE_MISSING,
+        spec=_engine(
+            env=[{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "no-such-secret", "key": "key"}}}]
+        ),
+        moves_nothing=True,
+    ),
     _bad("too-many-gpus", PREFLIGHT, NOWHERE, spec={"hardware": {"gpu": {"count": 4}}}),
 )
-"""The same failures in another guise."""
+"""The same failures in another guise, and what else a pod cannot start without."""
 
 ALL = {revision.name: revision for revision in (*GOOD, SLOW_LOAD, *BAD, *MORE_BAD)}
 

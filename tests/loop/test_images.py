@@ -26,12 +26,14 @@ from tests.loop.test_rollout import (
 
 pytestmark = pytest.mark.looptime
 PULL_SECONDS = 40
-PULLS, REFUSES, MOUNTS_NOTHING = "pulls", "refuses", "mounts nothing"
+PULLS, REFUSES, MOUNTS_NOTHING, MISSES = "pulls", "refuses", "mounts nothing", "misses"
+MISSED = 'MountVolume.SetUp failed for volume "named" : secret "keys" not found'
 LAST_WORDS = '{"state": "Failed", "reason": "NoImageVolume", "message": "nothing is mounted at /images/0"}'
 
 
 class Pulling(Kubelets):
-    """Kubelets that pull for pullers: well, never, or without image volumes; and a Job controller for those."""
+    """Kubelets that pull for pullers: well, never, without image volumes, or not before a Secret is there; and a Job
+    controller for those."""
 
     def __init__(self, kube: FakeKube, how: str) -> None:
         super().__init__(kube)
@@ -71,6 +73,8 @@ class Pulling(Kubelets):
             waiting = {"reason": "ErrImagePull", "message": "r.example/engine:2: not found"}
             if self._pulls[uid] == 2:
                 self._tell(job, {"waiting": waiting}, "Pending")
+        elif self.how is MISSES:
+            self.kube.said[f"pod-of-{uid}"] = {"type": "Warning", "note": MISSED}
         elif self.how is MOUNTS_NOTHING:
             self._tell(job, {"terminated": {"exitCode": 2, "message": LAST_WORDS}}, "Failed")
             self._end(name, "Failed")
@@ -178,6 +182,43 @@ async def test_an_image_that_is_not_to_be_had_is_a_verdict_and_no_replica_was_st
             assert kubelets.least == 2
             assert kubelets.pullers() == []
             await is_at_rest(kube)
+
+
+KEY = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "k"}}}
+NAMES_A_SECRET = {"spec": {"containers": [{"name": "engine", "env": [KEY]}]}}
+
+
+async def test_a_secret_that_is_missing_is_a_verdict_and_no_replica_was_started() -> None:
+    async with a_cluster(2, MISSES) as kubelets:
+        kube, before = kubelets.kube, await serve(kubelets)
+        kubelets.watch = True
+        async with operator(kube):
+            change(kube, template=NAMES_A_SECRET)
+            await asyncio.sleep(10)
+            assert condition(kube, "Ready") == ("False", "ReferenceMissing")
+            assert condition(kube, "ImageReady") == ("False", "ReferenceMissing")
+            for _ in range(1500):
+                await asyncio.sleep(1)
+                assert kubelets.new_pods(before) == 0
+                if condition(kube, "RolledBack"):
+                    break
+            assert condition(kube, "RolledBack") == ("True", "ReferenceMissing")
+            await asyncio.sleep(10)
+            assert kubelets.least == 2
+            assert kubelets.pullers() == []
+            await is_at_rest(kube)
+
+
+async def test_a_secret_that_comes_late_needs_nobody() -> None:
+    async with a_cluster(2, MISSES) as kubelets:
+        kube, before = kubelets.kube, await serve(kubelets)
+        async with operator(kube):
+            change(kube, template=NAMES_A_SECRET)
+            await asyncio.sleep(60)
+            assert condition(kube, "Ready") == ("False", "ReferenceMissing")
+            kubelets.how = PULLS
+            await until_ready(kube, before)
+            assert condition(kube, "RolledBack") is None
 
 
 async def test_where_no_verdict_is_passed_no_time_that_goes_by_lets_a_replica_go() -> None:

@@ -44,9 +44,9 @@ class ConditionType(StrEnum):
     ROUTED = "Routed"
     """Whether the gateways take requests for it by its HTTPRoute. Only there with spec.rollout.gateway."""
     IMAGE_READY = "ImageReady"
-    """Whether the pods' images lie on the nodes they are pulled on ahead of replicas. Only there where any is."""
+    """Whether nodes have, ahead of replicas, the images of the pods and what these name. Only there where any pulls."""
     PAGE_CACHE_FILLED = "PageCacheFilled"
-    """Weights could not be read into memory ahead of a load. Only there while it is False, until the load is over."""
+    """Weights could not be read into memory ahead of a load. Only there while that is so, until the load is over."""
 
 
 class Reason(StrEnum):

@@ -1,7 +1,7 @@
 """How often objects under way are asked and told of: the more there are, the less often each.
 
 One model that loads is asked every second and told of every two. A thousand that load at once cost the API server
-no more than five writes a second, and their pods no more than twenty questions. What is news is told at once.
+no more than two writes a second, and their pods no more than twenty questions. What is news is told at once.
 """
 
 from collections import OrderedDict
@@ -12,9 +12,11 @@ from preheat.decide.plan import POLL_SECONDS
 
 TELL_SECONDS = 2.0
 """Between two writes of a status that only tells of progress, at least."""
-TELLS_PER_SECOND = 5.0
-FIRSTS_PER_SECOND = 3.0
+TELLS_PER_SECOND = 2.0
+FIRSTS_PER_SECOND = 1.0
 """New objects that are told of for the first time, when there is only progress to tell: most arrive before their turn."""
+FIRSTS_AT_ONCE = 50
+"""So many do not wait for a turn."""
 ASKS_PER_SECOND = 20.0
 """Over all objects."""
 STILL_SECONDS = 60.0
@@ -47,8 +49,9 @@ class Pace:
 
         Until then nobody can see that it is looked at, so new objects do not wait for those long under way.
         """
-        self._first = max(self._first + 1 / FIRSTS_PER_SECOND, self._clock() + TELL_SECONDS)
-        return self._first
+        now = self._clock()
+        self._first = max(self._first, now) + 1 / FIRSTS_PER_SECOND
+        return max(now + TELL_SECONDS, self._first - FIRSTS_AT_ONCE / FIRSTS_PER_SECOND)
 
     def ask_seconds(self) -> float:
         """Return the time between two questions to the pods of one object."""

@@ -1,6 +1,7 @@
 """Which nodes have the images of the wanted revision's pods pulled ahead of them, and whether replicas wait for it. Pure.
 
-    a rollout to images that no other replica runs     nodes that have the weights or get them; no replica moves before
+    a rollout to images, or with Secrets and           nodes that have the weights or get them; no replica moves before
+    ConfigMaps, that no other replica runs with
     at rest                                            nodes that are kept warm beyond the replicas'; nobody waits
     going back, images that run already, a first one   none: a pod has its own pulled
 
@@ -9,7 +10,7 @@ as without pullers.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -52,6 +53,8 @@ class Pull:
     """Why not, where that is known."""
     pod: PodView | None = None
     """The pod for which the kubelet pulls."""
+    reason: Reason = Reason.IMAGE_UNAVAILABLE
+    """What is not to be had, where something is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ def look_ahead(
     }
     for node, puller in mine.items():
         if node not in pulls or pulls[node].state is not PullState.PULLED:
-            pulls[node] = _of_puller(puller, now)
+            pulls[node] = _of_puller(puller, images, now)
     is_new = not wish.going_back and not _runs_elsewhere(seen, wish, stored, images)
     return Ahead(
         images,
@@ -123,24 +126,33 @@ def _runs_elsewhere(
 
 def _of_replica(pod: PodView) -> Pull:
     node = pod.node or ""
-    trouble = trouble_of(pod)
     if pod.phase == "Running":
         return Pull(node, PullState.PULLED)
-    if trouble is not None and trouble.reason is Reason.IMAGE_UNAVAILABLE:
-        return Pull(node, PullState.UNAVAILABLE, f"{trouble.told}: {trouble.message}", pod)
-    return Pull(node, PullState.PULLING)
+    return _refused(node, pod) or Pull(node, PullState.PULLING)
 
 
-def _of_puller(puller: Puller, now: datetime) -> Pull:
+def _refused(node: str, pod: PodView) -> Pull | None:
+    """Return what a pod cannot start without and does not get, None as long as it may."""
+    trouble = trouble_of(pod)
+    if trouble is None or trouble.reason not in {Reason.IMAGE_UNAVAILABLE, Reason.REFERENCE_MISSING}:
+        return None
+    told = f"{trouble.told}: " if pod.waiting_reason is not None else ""
+    return Pull(node, PullState.UNAVAILABLE, f"{told}{trouble.message}", pod, trouble.reason)
+
+
+def _of_puller(puller: Puller, images: PodImages, now: datetime) -> Pull:
     job, pod = puller.job, puller.pod
+    if pod is not None and pod.complaint is not None:
+        pod = replace(pod, complaint=images.told(pod.complaint))
     if job.state is JobState.COMPLETE or (pod is not None and pod.phase == "Succeeded"):
         return Pull(job.node, PullState.PULLED)
     if job.state is JobState.FAILED or (pod is not None and pod.phase == "Failed"):
         told = puller.report.message if puller.report is not None else ""
         return Pull(job.node, PullState.UNKNOWN, told or "the puller failed; see the logs of its Job", pod)
+    refused = _refused(job.node, pod) if pod is not None else None
+    if refused is not None:
+        return refused
     trouble = trouble_of(pod) if pod is not None else None
-    if trouble is not None and trouble.reason is Reason.IMAGE_UNAVAILABLE:
-        return Pull(job.node, PullState.UNAVAILABLE, f"{trouble.told}: {trouble.message}", pod)
     late = job.created is not None and (now - job.created).total_seconds() >= START_SECONDS
     if late and (trouble is not None or pod is None or not pod.scheduled):
         words = trouble.message if trouble is not None else job.complaint or "the puller has not started"
@@ -272,11 +284,14 @@ def _verdict(ahead: Ahead, nodes: Sequence[str]) -> list[Verdict]:
             more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
             message = f"{words}; pulled on {', '.join(named[:NAMED])}{more}."
         elif state is PullState.UNAVAILABLE:
-            message = f"{words}; not to be had on {named[0]}{why}"
+            is_missing = pull is not None and pull.reason is Reason.REFERENCE_MISSING
+            what = "no pod can start on" if is_missing else "not to be had on"
+            message = f"{words}; {what} {named[0]}{why}"
         else:
             later = "Nobody waits for it: a pod has its images pulled when it starts."
             message = f"{words}; not known of {named[0]}{why} {later}"
-        return [Verdict(ConditionType.IMAGE_READY, holds, reason, message)]
+        told = pull.reason if pull is not None and state is PullState.UNAVAILABLE else reason
+        return [Verdict(ConditionType.IMAGE_READY, holds, told, message)]
     return []
 
 

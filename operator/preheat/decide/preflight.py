@@ -8,7 +8,7 @@ away at the moment:
     the weights are larger than the GPUs that a replica gets        it would load, and run out of memory
 
 What is not known is no reason: a node that offers no GPU yet, a GPU whose memory no label tells, weights of which nobody knows
-the size. Images and weights show when they are asked for, before a replica that serves makes room for the new ones.
+the size. Images, Secrets and weights show when they are asked for, before a replica that serves makes room for the new ones.
 """
 
 from collections.abc import Iterable, Sequence

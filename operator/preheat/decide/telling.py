@@ -626,12 +626,15 @@ def _look_at_nodes(at: _Look) -> Telling | None:
 
 
 def _look_at_images(at: _Look) -> Telling | None:
-    """Say that the images are not to be had, before a replica was started for them."""
+    """Say that images, or what pods name, are not to be had, before a replica was started for them."""
     pull = at.ahead.unavailable if at.rolling and at.ahead is not None else None
     if pull is None:
         return None
-    words = f"Node {pull.node} cannot pull the images of revision {at.wish.id}: {sentence(pull.words)} No replica moves before."
-    return _not_ready(Reason.IMAGE_UNAVAILABLE, words), None
+    is_missing = pull.reason is Reason.REFERENCE_MISSING
+    what = "start a pod" if is_missing else "pull the images"
+    to_do = f" {what_to_do(pull.reason, at.service.namespace)}" if is_missing else ""
+    words = f"Node {pull.node} cannot {what} of revision {at.wish.id}: {sentence(pull.words)}{to_do} No replica moves before."
+    return _not_ready(pull.reason, words), None
 
 
 _OF_THE_CACHE = frozenset(

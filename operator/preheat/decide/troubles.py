@@ -18,6 +18,8 @@ A claim of our own that the scheduler does not know yet is nobody's to create.
 
 _IMAGES = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 CRASHING = "CrashLoopBackOff"
+MOUNTING = "NotStarting"
+"""What is told by an Event alone is called so: mostly a volume that cannot be mounted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ def trouble_of(pod: PodView) -> Trouble | None:
         return Trouble(_reason(pod.waiting_reason, words), pod.waiting_reason, words)
     if pod.complaint is not None and (not pod.begun or names_missing(pod.complaint)):
         # Of a pod that has begun there may be old words, of a probe that did not answer yet.
-        return Trouble(_reason("", pod.complaint), "NotStarting", pod.complaint)
+        return Trouble(_reason("", pod.complaint), MOUNTING, pod.complaint)
     return None
 
 

@@ -1,6 +1,6 @@
 """The more is under way, the less often each object is asked and told of."""
 
-from preheat.controller.pace import STILL_SECONDS, Pace
+from preheat.controller.pace import STILL_SECONDS, TELL_SECONDS, Pace
 from preheat.controller.view import Key
 
 
@@ -21,12 +21,12 @@ def test_one_object_is_asked_every_second_and_told_of_every_two() -> None:
     assert (pace.ask_seconds(), pace.tell_seconds()) == (1.0, 2.0)
 
 
-def test_a_thousand_cost_five_writes_and_twenty_questions_a_second_in_all() -> None:
+def test_a_thousand_cost_two_writes_and_twenty_questions_a_second_in_all() -> None:
     pace = Pace(Clock())
     for number in range(1000):
         pace.moved(key(number))
         pace.moved(key(number))
-    assert 1000 / pace.tell_seconds() == 5
+    assert 1000 / pace.tell_seconds() == 2
     assert 1000 / pace.ask_seconds() == 20
 
 
@@ -37,10 +37,19 @@ def test_what_has_arrived_and_what_has_long_not_moved_slows_down_nobody() -> Non
         pace.moved(key(number))
     for number in range(100):
         pace.rests(key(number))
-    assert pace.tell_seconds() == 80
+    assert pace.tell_seconds() == 200
     clock.now += STILL_SECONDS / 2
     pace.moved(key(499))
     clock.now += STILL_SECONDS / 2 + 1
     assert pace.tell_seconds() == 2.0
     clock.now += STILL_SECONDS
     assert pace.tell_seconds() == 2.0
+
+
+def test_fifty_new_ones_are_told_of_at_once_and_more_one_a_second_until_a_while_has_passed() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    waits = [pace.first_at() - clock.now for _ in range(53)]
+    assert waits == [TELL_SECONDS] * 52 + [3.0]
+    clock.now += 1000.0
+    assert pace.first_at() - clock.now == TELL_SECONDS

@@ -128,6 +128,48 @@ def test_an_image_that_other_replicas_run_costs_nothing() -> None:
     assert replicas(plan, new) == 1
 
 
+KEYS = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "k"}}}
+NAMES = a_service(replicas=2, template={"spec": {"containers": [{"name": "engine", "env": [KEYS]}]}})
+MISSING = {"complaint": 'MountVolume.SetUp failed for volume "named" : secret "keys" not found'}
+LACKS = {"complaint": 'MountVolume.SetUp failed for volume "named" : references non-existent secret key: k'}
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_a_secret_that_no_replica_named_yet_is_looked_for_before_anything_moves(gpus: int) -> None:
+    plan = decide(NAMES, rolling(new=NAMES, gpus=gpus))
+    assert made(plan) == ["n1", "n2"]
+    assert (replicas(plan, OLD), replicas(plan, NAMES)) == (2, 0)
+
+
+def test_a_secret_that_replicas_were_started_with_costs_nothing() -> None:
+    new = a_service(replicas=2, template=NAMES.spec.template, runtime={"options": {"n_ctx": "512"}})
+    serving = [pod(NAMES, "o1", "n1", ready=True), pod(NAMES, "o2", "n2", ready=True)]
+    plan = decide(new, scene(NAMES, new, *serving, asked=(2, 0), gpus=1, warm=("n1", "n2")))
+    assert made(plan) == []
+    assert image_ready(plan) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "words"), [(MISSING, 'secret "keys" not found'), (LACKS, 'key: k (in secret "keys")')]
+)
+def test_a_secret_that_is_missing_is_told_before_anything_moved_and_is_a_verdict_once_it_lasts(
+    told: dict[str, Any], words: str
+) -> None:
+    pullers = [a_puller(node, service=NAMES, **told) for node in ("n1", "n2")]
+    seen = rolling(*pullers, new=NAMES, asked=1)
+    plan = decide(NAMES, seen)
+    assert (replicas(plan, OLD), replicas(plan, NAMES)) == (2, 1)
+    for condition in (ready(plan), image_ready(plan)):
+        assert condition["reason"] == "ReferenceMissing"
+        assert words in condition["message"]
+    assert "Create it in namespace" in ready(plan)["message"]
+    later = decide(NAMES, seen, NOW + LONG)
+    (verdict,) = [
+        w.manifest["metadata"]["annotations"]["preheat.dev/verdict"] for w in later.writes if isinstance(w, Apply)
+    ]  # fmt: skip
+    assert '"reason": "ReferenceMissing"' in verdict
+
+
 def test_a_first_revision_pulls_for_itself() -> None:
     seen = scene(NEW, NEW, asked=(0, 0))
     plan = decide(NEW, replace(seen, deployments=[], children=[]))
@@ -189,6 +231,11 @@ STARTS: dict[str, tuple[dict[str, Any], float, PullState]] = {
         {"waiting_reason": "ImageVolumeMountFailed", "waiting_message": "no such thing"}, 90, PullState.UNKNOWN),
     "cannot be created, as an old runtime says": (
         {"waiting_reason": "CreateContainerError", "waiting_message": "mkdir"}, 90, PullState.UNKNOWN),
+    "a Secret is missing, told by the container": (
+        {"waiting_reason": "CreateContainerConfigError", "waiting_message": 'secret "x" not found'}, 5,
+        PullState.UNAVAILABLE),
+    "a Secret is missing": ({"complaint": 'secret "x" not found'}, 5, PullState.UNAVAILABLE),
+    "a Secret is missing for long": ({"complaint": 'secret "x" not found'}, 3600, PullState.UNAVAILABLE),
     "the kubelet complains of another mount": ({"complaint": "MountVolume failed"}, 90, PullState.UNKNOWN),
     "refused": (REFUSED, 5, PullState.UNAVAILABLE),
     "a name that is none": ({"waiting_reason": "InvalidImageName"}, 5, PullState.UNAVAILABLE),

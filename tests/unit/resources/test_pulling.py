@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from preheat.api.gpu import GPUType
 from preheat.config import OperatorConfig
-from preheat.resources.pulling import Image, PodImages, images_of, make_puller, puller_name
+from preheat.resources.pulling import Image, Named, PodImages, images_of, make_puller, puller_name
 from preheat.resources.serving import render_revision
 
 from tests.builders import a_service
@@ -88,12 +88,80 @@ def test_a_name_tells_images_and_node_and_is_short_enough() -> None:
     assert all(len(one) <= 52 for one in [name, *others])
 
 
+ENGINE = {
+    "name": "engine",
+    "env": [
+        {"name": "A", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "a"}}},
+        {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "a"}}},
+        {"name": "C", "valueFrom": {"secretKeyRef": {"name": "maybe", "key": "c", "optional": True}}},
+        {"name": "D", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+    ],
+    "envFrom": [{"secretRef": {"name": "all"}}, {"configMapRef": {"name": "perhaps", "optional": True}}],
+    "volumeMounts": [{"name": name, "mountPath": f"/{name}"} for name in ("one", "two", "three")],
+}
+VOLUMES = [
+    {"name": "one", "secret": {"secretName": "files", "items": [{"key": "k", "path": "x/k"}]}},
+    {"name": "two", "configMap": {"name": "settings"}},
+    {"name": "three", "projected": {"sources": [{"secret": {"name": "keys", "items": [{"key": "b", "path": "b"}]}}]}},
+    {"name": "not-mounted", "secret": {"secretName": "nobody"}},
+]  # fmt: skip
+
+
+def test_what_pods_name_and_cannot_do_without_is_one_volume_of_which_the_process_can_read_nothing() -> None:
+    spec = {"template": {"spec": {"containers": [ENGINE], "volumes": VOLUMES}}}
+    assert images_of(template_of(**spec)).named == (
+        Named("configMap", "settings"),
+        Named("configMap", "settings", "a"),
+        Named("secret", "all"),
+        Named("secret", "files", "k"),
+        Named("secret", "keys", "a"),
+        Named("secret", "keys", "b"),
+    )
+    pod = pod_of(puller(**spec))
+    volume = pod["volumes"][-1]["projected"]
+    assert volume["defaultMode"] == 0
+    assert volume["sources"][0] == {"configMap": {"name": "settings"}}
+    assert volume["sources"][4]["secret"] == {"name": "keys", "items": [{"key": "a", "path": "named/4/a"}]}
+    paths = [
+        item["path"]
+        for one in volume["sources"]
+        for source in one.values()
+        for item in source.get("items", ())
+    ]
+    assert len(paths) == len(set(paths)) == 4
+    assert "fsGroup" not in pod["securityContext"]
+    assert pod["containers"][0]["volumeMounts"][-1] == {
+        "name": "named",
+        "mountPath": "/named",
+        "readOnly": True,
+    }
+    assert [variable["name"] for variable in pod["containers"][0]["env"]] == ["PREHEAT_WARMER_CONFIG"]
+    assert "/named" not in pod["containers"][0]["env"][0]["value"]
+
+
+def test_a_pod_that_names_nothing_has_no_such_volume() -> None:
+    assert images_of(template_of()).named == ()
+    assert all("image" in volume for volume in pod_of(puller())["volumes"])
+
+
+def test_a_key_that_is_not_there_is_told_with_its_object() -> None:
+    named = (Named("secret", "keys", "a"), Named("secret", "more", "a"), Named("configMap", "settings", "a"))
+    told = PodImages((), named=named).told
+    assert told("references non-existent secret key: a") == (
+        'references non-existent secret key: a (in secret "keys" or "more")'
+    )
+    words = "[configmap references non-existent config key: a, references non-existent secret key: z]"
+    assert told(words) == words.replace("config key: a", 'config key: a (in configMap "settings")')
+    assert told('secret "keys" not found') == 'secret "keys" not found'
+
+
 COVERED = {
     "the same": (PodImages((Image("a", "Always"),)), True),
     "more": (PodImages((Image("b", "Always"), Image("a", "Always"))), True),
     "another image": (PodImages((Image("b", "Always"),)), False),
     "another policy": (PodImages((Image("a", "Never"),)), False),
     "another Secret": (PodImages((Image("a", "Always"),), ("registry",)), False),
+    "more that is named": (PodImages((Image("a", "Always"),), named=(Named("secret", "x"),)), True),
     "another account": (PodImages((Image("a", "Always"),), (), "team"), False),
 }
 
@@ -102,3 +170,9 @@ COVERED = {
 def test_pods_that_run_show_that_images_are_to_be_had(case: str) -> None:
     running, want = COVERED[case]
     assert running.covers(PodImages((Image("a", "Always"),))) is want
+
+
+def test_pods_that_name_no_secret_show_nothing_of_one() -> None:
+    running, wanted = PodImages(()), PodImages((), named=(Named("secret", "x", "k"),))
+    assert not running.covers(wanted)
+    assert running.key != wanted.key

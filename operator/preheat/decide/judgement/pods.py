@@ -21,7 +21,7 @@ from datetime import datetime
 from preheat.api.conditions import Reason
 from preheat.decide.observed import AgentState, PodView
 from preheat.decide.text import duration
-from preheat.decide.troubles import sentence, trouble_of
+from preheat.decide.troubles import MOUNTING, sentence, trouble_of
 
 ATTEMPTS = 3
 RELOADS = 2
@@ -30,6 +30,8 @@ CRASHES = 3
 """Restarts after which a replica that is Ready now is not taken to be well."""
 LEAST_PATIENCE_SECONDS = 30.0
 """A kubelet tries to pull an image again after 10 and 20 s."""
+LEAST_MOUNT_SECONDS = 135.0
+"""And to mount again after 63 and 127 s: a Secret that came after a minute is noticed by then."""
 NOT_OF_THE_REVISION = frozenset({"WeightsIncomplete"})
 """Reasons of an agent's Failed that are about the node's disk."""
 _STARTS_NOTHING = frozenset({Reason.IMAGE_UNAVAILABLE, Reason.REFERENCE_MISSING, Reason.POD_NOT_STARTING})
@@ -92,7 +94,8 @@ def _of_start(pod: PodView, patience: Patience, now: datetime) -> Fault | None:
         return None  # A sandbox or a volume that is not set up: that is the node's business.
     since = pod.scheduled_at or pod.created
     lasts = (now - since).total_seconds() if since is not None else 0.0
-    if lasts < max(LEAST_PATIENCE_SECONDS, patience.start):
+    least = LEAST_MOUNT_SECONDS if trouble.told == MOUNTING else LEAST_PATIENCE_SECONDS
+    if lasts < max(least, patience.start):
         return None
     return _fault(pod, trouble.reason, f"{trouble.told} for {duration(lasts)}: {trouble.message}")
 

@@ -241,7 +241,7 @@ def _told(scene: Scene, kept: Replicas, making: Making) -> tuple[Phase, str]:
         (
             scene.images_missing,
             Phase.WAITING_FOR_IMAGE,
-            "no node with the new weights has the images of the new pods, and nothing goes before",
+            "no node with the new weights has what the new pods need before they start (images, Secrets), and nothing goes before",
         ),
         (
             scene.warm_nodes == 0,

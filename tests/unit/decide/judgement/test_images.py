@@ -45,3 +45,16 @@ def test_images_that_are_not_to_be_had(case: str) -> None:
         assert fault.reason is Reason.IMAGE_UNAVAILABLE
         assert "manifest unknown" in fault.words
         assert fault.node == "n1"
+
+
+def test_a_secret_that_is_missing_is_told_as_of_a_replica() -> None:
+    """The kubelet tells of it in an Event alone, and looks again after 127 s."""
+    since = NOW - timedelta(seconds=136)
+    words = 'MountVolume.SetUp failed for volume "named" : secret "keys" not found'
+    pod = a_pod("puller-n1", node="n1", phase="Pending", scheduled_at=since, complaint=words)
+    found = Pull("n1", PullState.UNAVAILABLE, words, pod, Reason.REFERENCE_MISSING)
+    fault = fault_of_images([found], PATIENCE, NOW)
+    assert fault is not None
+    assert fault.reason is Reason.REFERENCE_MISSING
+    assert 'secret "keys" not found' in fault.words
+    assert fault_of_images([found], PATIENCE, NOW - timedelta(seconds=10)) is None

@@ -6,11 +6,14 @@ from e2e.rollout.eyes import Glimpse
 from e2e.rollout.judge import (
     Outcome,
     Span,
+    first_moved,
+    first_pulled,
     first_ready,
     first_verdict,
     lost,
     percent_of,
     problems_of_gap,
+    problems_of_pull,
     problems_of_reason,
     problems_of_share,
     problems_of_traffic,
@@ -52,6 +55,35 @@ def test_the_bad_revision_took_traffic_from_its_first_ready_replica_on() -> None
     history = [a_moment(1, OLD), a_moment(2, OLD, LOADING), a_moment(3, OLD, NEW), a_moment(4, OLD)]
     assert first_ready(history, GOOD, since=0) == 3
     assert first_ready(history[:2], GOOD, since=0) == math.inf
+
+
+def test_a_good_replica_moved_when_it_leaves_or_is_gone() -> None:
+    leaving = a_replica("old", ready=False, leaving=True)
+    unready = a_replica("old", ready=False)
+    history = [a_moment(1), a_moment(2, OLD), a_moment(3, OLD, LOADING), a_moment(4, unready, LOADING)]
+    assert first_moved(history, GOOD, 1, since=2) == math.inf, (
+        "it may fail and be mended: nobody took its GPU"
+    )
+    assert first_moved([*history, a_moment(5, leaving, LOADING)], GOOD, 1, since=2) == 5
+    assert first_moved([*history, a_moment(6, LOADING)], GOOD, 1, since=2) == 6
+    assert first_moved(history, GOOD, 2, since=2) == 2, "one of two is not there"
+
+
+def test_an_image_is_pulled_when_it_is_told_of_the_newest_spec() -> None:
+    told = [
+        a_glimpse(9, a_service(2, ImageReady=("True", "ImagePulled", "", 2))),
+        a_glimpse(10, a_service(3, ImageReady=("True", "ImagePulled", "", 2))),
+        a_glimpse(11, a_service(3, ImageReady=("False", "ImagePulling", "", 3))),
+        a_glimpse(12, a_service(3, ImageReady=("True", "ImagePulled", "", 3))),
+    ]
+    assert first_pulled(told, since=10) == 12
+    assert first_pulled(told[:3], since=10) == math.inf
+
+
+def test_a_good_replica_must_not_go_before_the_image_is_there() -> None:
+    assert problems_of_pull(12, math.inf) == problems_of_pull(12, 11) == []
+    assert "8.0 s before" in problems_of_pull(12, 4)[0]
+    assert "never told" in problems_of_pull(math.inf, math.inf)[0]
 
 
 def test_recovered_is_when_the_good_revision_alone_serves_for_good() -> None:

@@ -42,5 +42,11 @@ def test_the_store_fits_into_what_kubectl_applies() -> None:
     assert len(json.dumps(files())) < PREFIX_BYTES
 
 
+def test_what_is_missing_before_a_pod_starts_is_tried_with_and_without_a_free_gpu() -> None:
+    found = {revision.name for revision in ALL.values() if revision.moves_nothing}
+    assert found == {"bad-image", "missing-secret"}
+    assert {f"{kind}/{name}" for kind in ("bad", "bad-full") for name in found} <= set(CASES)
+
+
 def test_names_of_cases_are_names_of_objects() -> None:
     assert all(len(name) <= 40 for name in CASES)
