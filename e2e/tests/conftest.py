@@ -14,7 +14,14 @@ from e2e.cluster.audit import calls, keep_calls
 from e2e.install import NAMES, image_archives, install_operator
 from e2e.tests.cluster import Cluster, fast_store
 
-LONG = ("test_scaling.py", "test_rollout.py", "test_modes.py", "test_disks.py", "test_front.py", "test_pages.py")
+LONG = (
+    "test_scaling.py",
+    "test_rollout.py",
+    "test_modes.py",
+    "test_disks.py",
+    "test_front.py",
+    "test_pages.py",
+)
 """Files that take minutes: they begin, so that no worker has one of them left when the others are done."""
 
 
