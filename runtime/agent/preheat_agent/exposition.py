@@ -54,8 +54,3 @@ class Signals(Collector):
         for key, (name, words) in GAUGES.items():
             if (value := told.get(key)) is not None:
                 yield GaugeMetricFamily(name, words, value=value)
-
-    @override
-    def describe(self) -> list[Metric]:
-        """Return nothing: what there is shows with each scrape."""
-        return []
