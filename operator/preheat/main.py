@@ -34,9 +34,7 @@ def main() -> None:
     stop = serve(int(os.environ.get("PREHEAT_PORT", PORT)), metrics, probe)
     try:
         kube = Kube(config.api_timeout_seconds)
-        handlers.run(
-            Controller(kube, Sidecars.open(), config, metrics, probe, prometheus=prometheus),
-        )
+        handlers.run(Controller(kube, Sidecars.open(), config, metrics, probe, prometheus=prometheus))
     finally:
         stop()
 
