@@ -8,9 +8,11 @@ asked by a thousand at once when it comes back.
 import asyncio
 import json
 import logging
+import re
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,9 +24,11 @@ from preheat.decide.scaling import Known
 from preheat.errors import Unavailable
 
 RECENT_SECONDS = 2.0
-"""How long a pass waits for the last samples, a free connection included."""
+"""How long a pass waits for the last samples."""
 PAST_SECONDS = 20.0
 """How long a week may take. No pass waits for it."""
+WAIT_SECONDS = 0.5
+"""How long to wait for a turn."""
 AT_ONCE = 4
 PAUSES_SECONDS = (15.0, 30.0, 60.0, 120.0, 300.0)
 ANSWER_LIMIT_BYTES = 4 * 2**20
@@ -116,9 +120,31 @@ class Prometheus:
     async def _ask(
         self, what: str, path: str, query: Mapping[str, str], seconds: float, read: Callable[[Any], Read]
     ) -> Read:
-        if self.pause_seconds > 0:
+        async with self._turn(what):
+            return await self._ask_now(what, path, query, seconds, read)
+
+    @asynccontextmanager
+    async def _turn(self, what: str) -> AsyncIterator[None]:
+        """Wait for one of few turns, not for long. That there is none says nothing of Prometheus."""
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._lane.acquire()
+        except TimeoutError:
             self._on_answer(what, "skipped")
-            raise Unavailable(f"Prometheus did not answer; it is asked again in {self.pause_seconds:.0f} s")
+            raise Unavailable("too many others ask Prometheus") from None
+        try:
+            if self.pause_seconds > 0:
+                self._on_answer(what, "skipped")
+                raise Unavailable(
+                    f"Prometheus did not answer; it is asked again in {self.pause_seconds:.0f} s"
+                )
+            yield
+        finally:
+            self._lane.release()
+
+    async def _ask_now(
+        self, what: str, path: str, query: Mapping[str, str], seconds: float, read: Callable[[Any], Read]
+    ) -> Read:
         try:
             async with asyncio.timeout(seconds):
                 found = read(await self._read(path, {**query, "timeout": f"{seconds:g}s"}))
@@ -138,10 +164,8 @@ class Prometheus:
         headers = {}
         if self._token_file:
             headers["authorization"] = f"Bearer {await asyncio.to_thread(_token, self._token_file)}"
-        async with (
-            self._lane,
-            self._http.stream("POST", f"{self._base}/api/v1/{path}", data=query, headers=headers) as response,
-        ):
+        url = f"{self._base}/api/v1/{path}"
+        async with self._http.stream("POST", url, data=dict(query), headers=headers) as response:
             content = b""
             async for chunk in response.aiter_bytes():
                 content += chunk
@@ -166,7 +190,11 @@ class Prometheus:
 
 def _token(path: str) -> str:
     with Path(path).open("rb") as file:
-        return file.read(TOKEN_LIMIT_BYTES).decode("ascii").strip()
+        token = file.read(TOKEN_LIMIT_BYTES).strip()
+    if not re.fullmatch(rb"[!-~]+", token):
+        # Whatever it holds: it may be a secret, and must not be in anybody's error.
+        raise Unavailable(f"{path} holds no token: one line of letters, digits and signs")
+    return token.decode("ascii")
 
 
 def _why(content: bytes) -> str:

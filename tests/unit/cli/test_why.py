@@ -87,7 +87,12 @@ def test_before_the_first_decision_nothing_is_made_up() -> None:
 
 def test_what_came_from_prometheus_is_told() -> None:
     learnt = "At 2026-01-01T12:00:00Z 432 of the last week's 1008 means of ten minutes came from Prometheus."
-    told = {"type": "ScalingActive", "status": "True", "lastTransitionTime": "2026-01-01T12:00:00Z"}
+    told = {
+        "type": "ScalingActive",
+        "status": "True",
+        "observedGeneration": 3,
+        "lastTransitionTime": "2026-01-01T12:00:00Z",
+    }
     for reason, words in (("SignalsScraped", "Prometheus has it."), ("Deciding", "Preheat decides.")):
         condition = {**told, "reason": reason, "message": words}
         service = a_service(

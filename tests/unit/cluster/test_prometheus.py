@@ -111,6 +111,27 @@ async def test_one_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch)
     assert len(asked.requests) <= door.AT_ONCE
 
 
+async def test_one_that_is_asked_by_many_is_not_taken_for_ill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "WAIT_SECONDS", 0.05)
+    asked = Asked(lambda _: 0.3)
+    found = await asyncio.gather(*[asked.recent() for _ in range(20)])
+    assert sorted(found, key=str) == [None] * (20 - door.AT_ONCE) + [{}] * door.AT_ONCE
+    assert asked.client.pause_seconds == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"two\nlines", "gehe\u00edm".encode()])
+async def test_what_is_no_token_is_in_no_log(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = tmp_path / "token"
+    token.write_bytes(content)
+    asked = Asked(lambda _: EMPTY, prometheus_token_file=str(token))
+    assert await asked.recent() is None
+    assert asked.requests == []
+    assert "holds no token" in caplog.text
+    assert "lines" not in caplog.text.replace("one line of", "")
+
+
 async def test_it_is_asked_as_ever_when_it_answers_again() -> None:
     ill = [True]
     asked = Asked(lambda _: httpx.Response(503) if ill[0] else EMPTY)
