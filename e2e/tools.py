@@ -90,6 +90,20 @@ def nginx() -> str:
     return str(program)
 
 
+def prometheus() -> tuple[str, str]:
+    """Return Prometheus and its promtool: the machine's own, else Debian's package in the cache.
+
+    Raises RuntimeError without either.
+    """
+    found, tool = shutil.which("prometheus"), shutil.which("promtool")
+    if found and tool:
+        return found, tool
+    kept = cache_directory() / "prometheus"
+    if not (kept / "usr/bin/promtool").exists():
+        _from_debian("prometheus", kept)
+    return str(kept / "usr/bin/prometheus"), str(kept / "usr/bin/promtool")
+
+
 def _from_debian(package: str, kept: Path) -> None:
     """Unpack a package into the cache, and install nothing. Raises RuntimeError where there is no apt-get."""
     if shutil.which("apt-get") is None:

@@ -16,7 +16,7 @@ from e2e.tests.cluster import Cluster
 SERVICE = "smollm2"
 STRANGERS = "strangers"
 OPERATOR_PORTS = {"tcp 8080"}
-MODEL_PORTS = {"tcp 8000", "tcp 8001", "tcp 8002", "tcp 9080", "tcp loopback"}
+MODEL_PORTS = {"tcp 8000", "tcp 8001", "tcp 8002", "tcp 9080", "tcp 9084", "tcp loopback"}
 """The last: llama.cpp's own, which nobody outside the pod reaches, behind a random key (runtime/engines/triton)."""
 WARMER_PORTS = {"tcp 9081"}
 FRONT_PORTS = {"tcp 9083"}
@@ -206,7 +206,10 @@ def test_a_model_pod_reaches_nobody(cluster: Cluster, agent: Pod, engine: Pod, o
 
 
 def test_only_the_operator_reaches_an_agent(cluster: Cluster, engine: Pod, operator: Pod, strangers: dict[str, Pod]) -> None:  # fmt: skip
-    agent, models = f"{engine.address}:9080", [f"{engine.address}:{port}" for port in (8000, 8001, 8002)]
+    agent, models = (
+        f"{engine.address}:9080",
+        [f"{engine.address}:{port}" for port in (8000, 8001, 8002, 9084)],
+    )
     assert operator.reach(agent) == {agent: "open"}
     for namespace in (STRANGERS, cluster.namespace):
         said = strangers[namespace].reach(agent, *models)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from preheat.api.quantity import parse_bytes
 
@@ -42,6 +43,14 @@ class OperatorConfig:
     """Whether a node that has weights may serve them to others."""
     front: bool = True
     """Whether a front is installed that answers and counts requests for what is scaled to zero."""
+    prometheus_url: str = ""
+    """A Prometheus that scrapes agents, asked where they are silent and for the week before. Empty: none is asked."""
+    prometheus_labels: str = ""
+    """What tells this cluster's series from others' in it: `cluster=eu,tenant=a`."""
+    prometheus_token_file: str = ""
+    """Its bearer token, read anew with each question."""
+    prometheus_ca_file: str = ""
+    """Who signs its certificate, in place of those that the system trusts."""
     api_timeout_seconds: float = 30.0
     """How long the API server may take for one answer."""
     resync_seconds: float = 300.0
@@ -64,7 +73,37 @@ class OperatorConfig:
                 f"PREHEAT_CACHE_ROOT is {config.cache_root!r}: it must be an absolute path of two parts or more, without "
                 "'//' and '..', for example /var/lib/preheat: the kubelet gives all that lies below it to Preheat's group"
             )
+        _check_prometheus(config)
         return config
+
+    @property
+    def prometheus_matchers(self) -> dict[str, str]:
+        """Return ``prometheus_labels`` as labels and their values."""
+        pairs = (pair.partition("=") for pair in self.prometheus_labels.split(",") if pair.strip())
+        return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _check_prometheus(config: OperatorConfig) -> None:
+    if config.prometheus_url and not _is_base_url(config.prometheus_url):
+        raise ValueError(
+            "PREHEAT_PROMETHEUS_URL must be http:// or https://, a host and no more than a path, for example "
+            "http://prometheus.monitoring:9090: a token is a file, PREHEAT_PROMETHEUS_TOKEN_FILE"
+        )
+    for pair in filter(None, (each.strip() for each in config.prometheus_labels.split(","))):
+        if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*\s*=\s*[^,]+", pair) or pair.startswith("__"):
+            raise ValueError(
+                f"PREHEAT_PROMETHEUS_LABELS has {pair!r}: it must be labels and their values, for example cluster=eu,tenant=a"
+            )
+
+
+def _is_base_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        _ = url.port
+    except ValueError:
+        return False
+    bare = url.username is None and not url.query and not url.fragment
+    return url.scheme in {"http", "https"} and bool(url.hostname) and bare
 
 
 def _read(name: str, value: str) -> Any:

@@ -6,6 +6,7 @@ import time
 
 from preheat import handlers
 from preheat.cluster.kube import Kube
+from preheat.cluster.prometheus import Prometheus
 from preheat.cluster.sidecars import Sidecars
 from preheat.config import OperatorConfig
 from preheat.controller.service import Controller
@@ -19,16 +20,21 @@ JSON_LEVELS = 11_000
 
 def main() -> None:
     """Run the operator. Ends with exit code 2 and a sentence when the installation's settings are wrong."""
+    metrics, probe = Metrics(), Probe(time.monotonic)
+
+    def on_answer(what: str, outcome: str) -> None:
+        metrics.prometheus.labels(what, outcome).inc()
+
     try:
         config = OperatorConfig.from_environment(os.environ)
+        prometheus = Prometheus.open(config, on_answer)
     except ValueError as error:
         sys.exit(f"preheat-operator: {error}")
     sys.setrecursionlimit(JSON_LEVELS)
-    metrics, probe = Metrics(), Probe(time.monotonic)
     stop = serve(int(os.environ.get("PREHEAT_PORT", PORT)), metrics, probe)
     try:
         kube = Kube(config.api_timeout_seconds)
-        handlers.run(Controller(kube, Sidecars.open(), config, metrics, probe))
+        handlers.run(Controller(kube, Sidecars.open(), config, metrics, probe, prometheus=prometheus))
     finally:
         stop()
 

@@ -1,14 +1,25 @@
 """Every pod that we make passes Pod Security `restricted`; the chart asks for no more rights than it needs."""
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from preheat.api.constants import LABEL_MANAGED_BY, MANAGED_BY, PORT_FRONT, PORTS_OF_DEPLOYMENTS
+from preheat.api.constants import (
+    AGENT_METRICS,
+    COMPONENT_ENGINE,
+    LABEL_COMPONENT,
+    LABEL_DEPLOYMENT,
+    LABEL_MANAGED_BY,
+    MANAGED_BY,
+    PORT_FRONT,
+    PORTS_OF_DEPLOYMENTS,
+)
 from preheat.api.gpu import GPUType
 from preheat.config import OperatorConfig
 from preheat.controller.concern import is_of_front
+from preheat.decide import scraped
 from preheat.resources.caching import cache_key, make_warmer, place_of, tolerations
 from preheat.resources.neighbours import Near, Peer, audience, make_seeder
 from preheat.resources.paging import make_pager
@@ -217,6 +228,48 @@ def test_without_a_front_nothing_of_it_is_there_and_the_operator_knows(chart: li
     for body, said in ((chart, "true"), (without, "false")):
         (container,) = deployments(body)["preheat"]["spec"]["template"]["spec"]["containers"]
         assert [e["value"] for e in container["env"] if e["name"] == "PREHEAT_FRONT"] == [said]
+
+
+def test_a_prometheus_is_asked_where_one_is_named_alone(chart: list[dict[str, Any]]) -> None:
+    def settings(body: list[dict[str, Any]]) -> dict[str, str]:
+        (container,) = deployments(body)["preheat"]["spec"]["template"]["spec"]["containers"]
+        given = {e["name"]: e.get("value", "") for e in container["env"]}
+        return {name: value for name, value in given.items() if "PROMETHEUS" in name}
+
+    assert settings(chart) == {}
+    assert not [b for b in chart if b["kind"] == "PodMonitor"]
+    named = render(
+        "--set", "prometheus.url=https://p:9090,prometheus.labels.cluster=eu,prometheus.labels.tenant=a",
+        "--set", "prometheus.secret.name=access,prometheus.secret.tokenKey=token,prometheus.secret.caKey=ca.crt",
+        "--set", "metrics.podMonitor.enabled=true",
+    )  # fmt: skip
+    config = OperatorConfig.from_environment(settings(named))
+    assert config.prometheus_url == "https://p:9090"
+    assert config.prometheus_matchers == {"cluster": "eu", "tenant": "a"}
+    pod = deployments(named)["preheat"]["spec"]["template"]["spec"]
+    assert breaches(pod) == []
+    (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "prometheus"]
+    (volume,) = [v for v in pod["volumes"] if v["name"] == "prometheus"]
+    assert volume["secret"]["secretName"] == "access"
+    assert config.prometheus_token_file == mount["mountPath"] + "/token"
+    assert config.prometheus_ca_file == mount["mountPath"] + "/ca.crt"
+    (monitor,) = [b for b in named if b["kind"] == "PodMonitor"]
+    assert monitor["spec"]["selector"]["matchLabels"] == {
+        LABEL_MANAGED_BY: MANAGED_BY,
+        LABEL_COMPONENT: COMPONENT_ENGINE,
+    }
+    assert monitor["spec"]["podTargetLabels"] == [LABEL_DEPLOYMENT]
+    assert re.sub("[^a-z]", "_", LABEL_DEPLOYMENT) == scraped.LABEL, "as Prometheus spells it"
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["honorLabels"]) == (AGENT_METRICS, False)
+
+
+@pytest.mark.parametrize(
+    "value", ["prometheus.url=p:9090", "prometheus.url=http://me:secret@p", "prometheus.labels.a-b=c"]
+)
+def test_a_prometheus_that_cannot_be_asked_is_refused(value: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        render("--set", value)
 
 
 def test_rights_name_everything_and_no_secret(chart: list[dict[str, Any]]) -> None:

@@ -121,6 +121,7 @@ class Reason(StrEnum):
     # scaling
     DECIDING = "Deciding"
     SIGNALS_MISSING = "SignalsMissing"
+    SIGNALS_SCRAPED = "SignalsScraped"
     SCALING_UP = "ScalingUp"
     SCALING_DOWN = "ScalingDown"
     SCALING_LIMITED = "ScalingLimited"

@@ -125,5 +125,9 @@ PORT_AGENT: Final = 9080
 PORT_WARMER: Final = 9081
 PORT_SEEDER: Final = 9082
 PORT_FRONT: Final = 9083
+PORT_AGENT_METRICS: Final = 9084
+"""The agent's /metrics and nothing else, so that whoever scrapes need not reach the agent."""
+AGENT_METRICS: Final = "agent-metrics"
+"""What that port is called: only pods that have it are scraped."""
 PORTS_OF_DEPLOYMENTS: Final = range(20000, 24000)
 """On the front: one for each LLMDeployment that may be at zero. Below those that kernels give to clients (32768 on)."""

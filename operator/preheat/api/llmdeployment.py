@@ -1147,6 +1147,13 @@ class ScalingStatus(APIModel):
         None
     )
     rejected_message: Annotated[str | None, Field(max_length=512, description="Why it was not.")] = None
+    learnt: Annotated[
+        str | None,
+        Field(
+            max_length=256,
+            description="What was learnt of the time before Preheat looked at this deployment, and from where.",
+        ),
+    ] = None
     decisions: Annotated[
         list[ScalingDecision], Field(max_length=10, description="The last changes, the newest first.")
     ] = []

@@ -1,5 +1,6 @@
 """``kubectl preheat why``: why there are as many replicas as there are. Pure: an object in, lines out."""
 
+from preheat.api.conditions import ConditionType, Reason
 from preheat.api.llmdeployment import LLMDeployment, ScalingMode, ScalingStatus
 from preheat.decide.text import duration
 
@@ -14,7 +15,14 @@ def lines(service: LLMDeployment) -> list[str]:
         return [first, *_external(service), *_types(service), *_loads(service)]
     if status.scaling is None:
         return [first, "  Nothing was decided yet: the operator has not looked at it in this mode."]
-    return [first, *_decided(status.scaling), *_changes(status.scaling), *_types(service), *_loads(service)]
+    return [
+        first,
+        *_decided(status.scaling),
+        *_signals(service),
+        *_changes(status.scaling),
+        *_types(service),
+        *_loads(service),
+    ]
 
 
 def _external(service: LLMDeployment) -> list[str]:
@@ -31,11 +39,22 @@ def _decided(scaling: ScalingStatus) -> list[str]:
     result = [f"  {scaling.wanted_replicas} wanted   {scaling.reason}: {scaling.message}"]
     if scaling.rejected_replicas is not None:
         result.append(f"  not {scaling.rejected_replicas}   {scaling.rejected_message or ''}")
+    if scaling.learnt:
+        result.append(f"  learnt   {scaling.learnt}")
     if scaling.inputs:
         width = max(map(len, scaling.inputs))
         result.append("  decided from")
         result += [f"    {name:<{width}}  {value}" for name, value in sorted(scaling.inputs.items())]
     return result
+
+
+def _signals(service: LLMDeployment) -> list[str]:
+    """Return where what is asked is known from, where that is not the agents."""
+    return [
+        f"  {condition.reason}: {condition.message}"
+        for condition in service.status.conditions
+        if condition.type == ConditionType.SCALING_ACTIVE and condition.reason != Reason.DECIDING
+    ]
 
 
 def _changes(scaling: ScalingStatus) -> list[str]:

@@ -11,15 +11,18 @@ from datetime import datetime
 
 from preheat.api.constants import ANNOTATION_MEMORY, ANNOTATION_MEMORY_TIME
 from preheat.api.llmdeployment import LLMDeployment, ScalingMode
+from preheat.cluster.prometheus import Prometheus
 from preheat.cluster.sidecars import Sidecars
 from preheat.controller.front import Front
+from preheat.controller.past import Past
 from preheat.controller.telemetry import Metrics
 from preheat.controller.view import Key, View
 from preheat.decide.autoscale import ASK_SECONDS, Outcome, ScalingObservation, Stored
 from preheat.decide.capacity import GPUUse, room, shortage
 from preheat.decide.observed import NodeView, PodView, is_controlled_by, parse_time
 from preheat.decide.scaling import Memory
-from preheat.decide.signals import Look
+from preheat.decide.scaling.past import misses_past
+from preheat.decide.signals import Look, too_few_tell
 from preheat.resources.names import scaler_name
 
 SOON_SECONDS = 1.0
@@ -36,10 +39,19 @@ class _Known:
 class Scaling:
     """Owned by one event loop."""
 
-    def __init__(self, sidecars: Sidecars, metrics: Metrics, front: Front) -> None:
+    def __init__(
+        self,
+        sidecars: Sidecars,
+        metrics: Metrics,
+        front: Front,
+        prometheus: Prometheus | None = None,
+        past: Past | None = None,
+    ) -> None:
         self._sidecars = sidecars
         self._front = front
         self._metrics = metrics
+        self._prometheus = prometheus
+        self._past = past
         self._known: dict[Key, _Known] = {}
 
     async def observe(
@@ -53,7 +65,7 @@ class Scaling:
     ) -> ScalingObservation | None:
         """Return what is known of the scaling of a service, None where somebody else decides the number.
 
-        Agents of ready pods are asked when it is time.
+        Agents of ready pods are asked when it is time, and a Prometheus where too few of them answer.
         """
         key = ("LLMDeployment", service.namespace, service.name)
         if service.spec.scaling.mode is ScalingMode.EXTERNAL:
@@ -72,8 +84,15 @@ class Scaling:
             readings = await self._sidecars.signals(ready)
             # Nothing can be made of a first look: who came waits for the next.
             came = self._front.take(service) if fronted and seen.before is not None else None
-            seen = replace(seen, look=Look(now.timestamp(), frozenset(ready), readings, fronted, came))
+            look = Look(now.timestamp(), frozenset(ready), readings, fronted, came)
+            if self._prometheus is not None and too_few_tell(seen.before, look):
+                named = {pod.name: pod.uid for pod in pods if pod.uid in ready}
+                scrapes = await self._prometheus.recent(service.namespace, service.name, named)
+                look = replace(look, scrapes=scrapes)
+            seen = replace(seen, look=look)
             wait = SOON_SECONDS if fronted and self._front.waits(service) else ASK_SECONDS
+        if self._past is not None and _wants_past(service, seen, now):
+            seen = replace(seen, past=self._past.take(key, service.uid))
         self._known[key] = known
         return replace(seen, next_look_seconds=wait)
 
@@ -89,11 +108,13 @@ class Scaling:
             seen=replace(
                 seen,
                 look=None,
+                past=None,
                 before=seen.look or seen.before,
                 memory=outcome.memory,
                 decided=outcome.status,
                 told_at=outcome.told_at,
                 blind_since=outcome.blind_since,
+                scraped_since=outcome.scraped_since,
             ),
         )
         self._metrics.show_scaling(service, outcome)
@@ -101,6 +122,8 @@ class Scaling:
     def forget(self, key: Key) -> None:
         """Drop what is remembered of an object that is gone, or that somebody else scales."""
         self._front.forget(key)
+        if self._past is not None:
+            self._past.forget(key)
         if self._known.pop(key, None) is not None:
             self._metrics.forget_scaling(key[1], key[2])
 
@@ -141,6 +164,12 @@ def _stored(service: LLMDeployment, view: View) -> Stored | None:
     if ANNOTATION_MEMORY not in annotations:
         return None
     return Stored(annotations[ANNOTATION_MEMORY], parse_time(annotations.get(ANNOTATION_MEMORY_TIME)))
+
+
+def _wants_past(service: LLMDeployment, seen: ScalingObservation, now: datetime) -> bool:
+    """Tell whether the policy looks ahead and does not remember the last week."""
+    predicts = service.spec.scaling.mode is ScalingMode.PREDICTIVE
+    return predicts and misses_past(seen.memory, now.timestamp())
 
 
 def _sleeps(seen: ScalingObservation) -> bool:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from preheat.cluster.kinds import KINDS
 from preheat.cluster.kube import Kube
+from preheat.cluster.prometheus import Prometheus
 from preheat.cluster.sidecars import Sidecars
 from preheat.config import OperatorConfig
 from preheat.controller.apply import Writer
@@ -17,6 +18,7 @@ from preheat.controller.concern import ORPHANS, asks_for_gateway, concerned, is_
 from preheat.controller.front import Front
 from preheat.controller.lists import Lists
 from preheat.controller.loop import BACKOFF_SECONDS, Loops
+from preheat.controller.past import Past
 from preheat.controller.reconcile import Reconciler
 from preheat.controller.scaling import Scaling
 from preheat.controller.telemetry import Metrics, Probe
@@ -41,6 +43,7 @@ class Controller:
         metrics: Metrics,
         probe: Probe,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        prometheus: Prometheus | None = None,
     ) -> None:
         self.view = View(config.namespace)
         self.metrics = metrics
@@ -57,7 +60,11 @@ class Controller:
         complaints = Complaints(kube, monotonic)
         self._lists = Lists(kube, self.view, monotonic)
         self._front = Front(sidecars, self.view, config, self._wake_one, monotonic)
-        scaling = Scaling(sidecars, metrics, self._front)
+        self._prometheus = prometheus
+        self._past = (
+            Past(prometheus, self._wake_one, lambda: clock().timestamp()) if prometheus is not None else None
+        )
+        scaling = Scaling(sidecars, metrics, self._front, prometheus, self._past)
         reconciler = Reconciler(
             self.view,
             self._lists,
@@ -98,6 +105,8 @@ class Controller:
         self._tasks.append(create(self._resync_forever(), name="resync"))
         if self._uses_front:
             self._tasks.append(create(self._front.ask_forever(), name="front"))
+        if self._past is not None:
+            self._tasks.append(create(self._past.ask_forever(), name="past"))
         self._probe.ready = True
 
     async def stop(self) -> None:
@@ -107,6 +116,8 @@ class Controller:
             task.cancel()
         await self.loops.stop()
         await self._sidecars.close()
+        if self._prometheus is not None:
+            await self._prometheus.close()
         await self._kube.close()
 
     def saw(self, event: str | None, body: Manifest) -> None:

@@ -78,6 +78,12 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.prometheus = Counter(
+            "preheat_prometheus_questions_total",
+            "Questions to Prometheus, by what was asked and what came of it.",
+            ["what", "outcome"],
+            registry=self.registry,
+        )
         self.turns = Turns(self.registry)
         self.last_event = Gauge(
             "preheat_last_event_timestamp_seconds",
@@ -131,6 +137,7 @@ SCALING = {
     "ready_replicas": "Replicas that serve, at the end of the last window.",
     "loading_replicas": "Replicas on their way, at the end of the last window.",
     "available_replicas": "The most replicas that the GPUs allow, as far as Preheat knows.",
+    "scraped": "1 when the last window is from Prometheus, because too few replicas told; else 0.",
     "told_share": "How much of the replicas told how much they are asked, 0 to 1.",
     "prompt_tokens_per_second": "Prompt tokens, in the last window, where the engine says.",
     "generated_tokens_per_second": "Generated tokens, in the last window, where the engine says.",
@@ -151,6 +158,7 @@ def _measured(window: Window) -> dict[str, float | None]:
         "ready_replicas": sample.ready,
         "loading_replicas": len(sample.loading),
         "available_replicas": sample.available,
+        "scraped": float(window.scraped),
         "told_share": window.share,
         "prompt_tokens_per_second": rate(window.prompt_tokens),
         "generated_tokens_per_second": rate(window.generated_tokens),

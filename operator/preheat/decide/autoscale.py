@@ -23,12 +23,13 @@ from preheat.api.llmdeployment import (
     ScheduleSpec,
     StorageTier,
 )
-from preheat.decide import loads, signals
+from preheat.decide import loads, scraped, signals
 from preheat.decide.capacity import Shortage
 from preheat.decide.loads import Expected
 from preheat.decide.observed import PodView
 from preheat.decide.plan import timestamp
 from preheat.decide.scaling import (
+    Known,
     LoadTime,
     Memory,
     Mode,
@@ -39,8 +40,10 @@ from preheat.decide.scaling import (
     Window,
     recommend,
 )
+from preheat.decide.scaling.past import with_past
 from preheat.decide.scaling.policy import HEADS_UP_SECONDS
 from preheat.decide.scaling.schedule import floor
+from preheat.decide.scaling.season import WEEK_SLOTS
 from preheat.decide.signals import Look
 from preheat.errors import InvalidSpec
 
@@ -86,6 +89,10 @@ class ScalingObservation:
     """When ``decided`` last changed in the status, or since when this process knows of it."""
     blind_since: datetime | None = None
     """Since when nothing is known of what is asked."""
+    scraped_since: datetime | None = None
+    """Since when a Prometheus tells what is asked, because too few agents do."""
+    past: tuple[Known, ...] | None = None
+    """What a Prometheus has of the last week, in the pass after it was asked."""
     next_look_seconds: float = ASK_SECONDS
     """In how many seconds agents are to be asked again."""
     available: int | None = None
@@ -121,6 +128,9 @@ class Outcome:
     """What was measured in this pass, for metrics."""
     said: Recommendation | None = None
     """What the policy said in this pass."""
+    scraped_since: datetime | None = None
+    learnt_slots: int = 0
+    """Ten minutes of the last week that this pass learnt of a Prometheus."""
 
     @property
     def replicas(self) -> int:
@@ -129,7 +139,11 @@ class Outcome:
 
     def is_blind(self, now: datetime) -> bool:
         """Tell whether signals have been missing for so long that somebody should know."""
-        return self.blind_since is not None and (now - self.blind_since).total_seconds() >= BLIND_SECONDS
+        return self.blind_since is not None and _is_due(self.blind_since, now, BLIND_SECONDS)
+
+    def is_scraped(self, now: datetime) -> bool:
+        """Tell whether a Prometheus has stood in for the agents for so long that somebody should know."""
+        return self.scraped_since is not None and _is_due(self.scraped_since, now, BLIND_SECONDS)
 
 
 def decide_scaling(
@@ -153,30 +167,45 @@ def decide_scaling(
     policy = make_policy(service, load, slots_of(service, seen.look), now)
     holds = policy_bounded(policy, seen.decided.wanted_replicas if seen.decided else _begin(service))
     status, memory = _held(service, seen.decided, holds, now), seen.memory
-    window, said, blind_since = None, None, seen.blind_since
+    memory, learnt = with_past(policy, memory, seen.past or (), now.timestamp())
+    window, said, blind_since, scraped_since = None, None, seen.blind_since, seen.scraped_since
     if seen.look is not None:
         ready = sum(pod.ready for pod in pods)
         near = next_load.tier is not StorageTier.COLD
         loading = _loading(holds - ready, pods, load, now, weights_there=near)
-        window = signals.window(seen.before, seen.look, loading, seen.available)
+        window = _window(seen, seen.look, loading)
         sample = _as_wanted(window.sample, holds, ready, seen, policy)
-        said, memory = recommend(policy, [sample], seen.memory, now.timestamp())
+        said, memory = recommend(policy, [sample], memory, now.timestamp())
         counts = what_counts(policy, sample, said, holds, now.timestamp())
         if counts is not None:
             status = _told(status, counts, policy, seen, now)
         blind_since = _blind_since(seen, sample, now)
+        scraped_since = _scraped_since(seen, window, now)
+    status = _with_learnt(status, seen.decided, learnt, now)
     moved = seen.decided is None or status.wanted_replicas != seen.decided.wanted_replicas
     return Outcome(
         status=status,
         memory=memory,
-        keep=_to_keep(memory, seen.stored, now, moved=moved) if said is not None else None,
+        keep=_to_keep(memory, seen.stored, now, moved=moved or learnt > 0) if said or learnt else None,
         told_at=now if status != seen.decided else seen.told_at,
         blind_since=blind_since,
         load=load,
         policy=policy,
         window=window,
         said=said,
+        scraped_since=scraped_since,
+        learnt_slots=learnt,
     )
+
+
+def _window(seen: ScalingObservation, look: Look, loading: tuple[float, ...]) -> signals.Window:
+    """Return what the agents tell of a window, or what a Prometheus has of it where that was asked and knows more."""
+    told = signals.window(seen.before, look, loading, seen.available)
+    if not look.scrapes:
+        return told
+    left = len(seen.before.pods - look.pods) if seen.before is not None else 0
+    known_at = seen.memory.known_at
+    return scraped.window(look.pods, left, look.scrapes, look.at, known_at, loading, seen.available) or told
 
 
 def what_counts(
@@ -295,6 +324,8 @@ def slots_of(service: LLMDeployment, look: Look | None) -> float:
     """Return how many requests one replica serves at once: as the spec says, or as its engine does."""
     asked = service.spec.scaling.target_concurrency or service.spec.model.max_batch_size
     told = [r.slots for r in look.readings.values() if r.slots] if look is not None else []
+    if look is not None and look.scrapes:
+        told += scraped.slots(look.scrapes)
     return float(asked or min(told, default=SLOTS))
 
 
@@ -394,6 +425,24 @@ def _blind_since(seen: ScalingObservation, sample: Sample, now: datetime) -> dat
     if sample.queued is not None or (sample.ready == 0 and not _is_fronted(seen)):
         return None
     return seen.blind_since or now
+
+
+def _scraped_since(seen: ScalingObservation, window: signals.Window, now: datetime) -> datetime | None:
+    """Return since when a Prometheus tells. Between two scrapes neither tells, and nothing has changed."""
+    if window.scraped:
+        return seen.scraped_since or now
+    told = window.share >= signals.LEAST_SHARE or not window.sample.ready
+    return None if told else seen.scraped_since
+
+
+def _with_learnt(
+    status: ScalingStatus, before: ScalingStatus | None, learnt: int, now: datetime
+) -> ScalingStatus:
+    """Return what is told, with what was learnt of the time before: it stays told."""
+    words = before.learnt if before is not None else None
+    if learnt:
+        words = f"At {timestamp(now)} {learnt} of the last week's {WEEK_SLOTS} means of ten minutes came from Prometheus."
+    return status if status.learnt == words else status.model_copy(update={"learnt": words})
 
 
 def _is_due(since: datetime | None, now: datetime, seconds: float = KEEP_SECONDS) -> bool:

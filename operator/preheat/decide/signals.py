@@ -12,10 +12,12 @@ What is not known is None, never zero:
 The Service spreads requests evenly, so the pods that tell stand for those that do not, as long as they are at least
 half (``LEAST_SHARE``) of all that were there. With fewer, or with none, nothing is known.
 
+Where too few tell, a Prometheus may be asked what it has of them (``decide/scraped.py``).
+
 While no replica is ready the front is asked in their place (``decide/front.py``): it tells how many it turned away.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from preheat.decide.observed import Reading
@@ -26,6 +28,15 @@ STALE_SECONDS = 10.0
 LEAST_SHARE = 0.5
 LEFT_SHARE = 0.5
 """How much of a window a pod that left within it was there, on average."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """What one scrape of one pod by a Prometheus found (``decide/scraped.py``)."""
+
+    at: float
+    """Unix seconds, on Prometheus' clock."""
+    reading: Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +51,8 @@ class Look:
     """Whether a front counts who comes while no replica is ready."""
     turned_away: float | None = None
     """How many came to it since the look before; None: it does not say."""
+    scrapes: Mapping[str, Sequence[Scrape]] | None = None
+    """What a Prometheus has of the ready pods, where too few of them told. None: it was not asked, or does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +65,12 @@ class Window:
     prompt_tokens: float | None = None
     generated_tokens: float | None = None
     """Tokens of the window, where the engine says."""
+    scraped: bool = False
+    """Whether it comes from a Prometheus, because too few agents told."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Growth:
+class Growth:
     """How one pod's counters grew within the window."""
 
     came: float
@@ -68,70 +83,73 @@ class _Growth:
 def window(before: Look | None, after: Look, loading: tuple[float, ...], available: int | None) -> Window:
     """Return what was seen between two looks; with none before it, only what is true at its end."""
     seconds = after.at - before.at if before is not None else 0.0
-    told = [reading for uid, reading in after.readings.items() if _is_fresh(reading) and uid in after.pods]
+    told = [reading for uid, reading in after.readings.items() if is_fresh(reading) and uid in after.pods]
     share = len(told) / len(after.pods) if after.pods else 0.0
-    queued = _scaled(sum(reading.waiting for reading in told), share)
     if before is None or seconds <= 0:
+        queued = _scaled(sum(reading.waiting for reading in told), share)
         running = _sum(reading.in_service for reading in told)
-        sample = _sample(after, 0.0, None, _scaled(running, share), queued, None, loading, available)
+        sample = Sample(
+            at=after.at,
+            seconds=0.0,
+            arrivals=None,
+            in_service=_scaled(running, share),
+            queued=queued,
+            service_seconds=None,
+            ready=len(after.pods),
+            loading=loading,
+            available=available,
+        )
         return Window(sample, share)
-    grown = [growth for uid in after.pods if (growth := _growth(before, after, uid)) is not None]
-    there = len(after.pods) + LEFT_SHARE * len(before.pods - after.pods)
+    grown = [each for uid in after.pods if (each := _growth(before, after, uid)) is not None]
+    left = len(before.pods - after.pods)
+    return grown_window(after.at, seconds, len(after.pods), left, grown, told, loading, available)
+
+
+def too_few_tell(before: Look | None, after: Look) -> bool:
+    """Tell whether agents leave unknown how much is asked, though there are pods."""
+    return bool(after.pods) and window(before, after, (), None).share < LEAST_SHARE
+
+
+def grown_window(
+    at: float,
+    seconds: float,
+    ready: int,
+    left: int,
+    grown: Sequence[Growth],
+    told: Sequence[Reading],
+    loading: tuple[float, ...],
+    available: int | None,
+) -> Window:
+    """Return the window in which these counters grew. ``left``: pods that went within it; ``told``: readings at its end."""
+    queued = _scaled(sum(reading.waiting for reading in told), len(told) / ready if ready else 0.0)
+    there = ready + LEFT_SHARE * left
     share = len(grown) / there if there else 0.0
-    ended, busy = sum(growth.ended for growth in grown), _sum(growth.busy_seconds for growth in grown)
+    ended, busy = sum(each.ended for each in grown), _sum(each.busy_seconds for each in grown)
     in_service = _scaled(busy, share)
-    sample = _sample(
-        after,
-        seconds,
-        _scaled(sum(growth.came for growth in grown), share),
-        None if in_service is None else in_service / seconds,
-        queued,
-        busy / ended if busy and ended > 0 else None,
-        loading,
-        available,
+    sample = Sample(
+        at=at,
+        seconds=seconds,
+        arrivals=_scaled(sum(each.came for each in grown), share),
+        in_service=None if in_service is None else in_service / seconds,
+        queued=queued,
+        service_seconds=busy / ended if busy and ended > 0 else None,
+        ready=ready,
+        loading=loading,
+        available=available,
     )
     return Window(
         sample,
         share,
-        _scaled(_sum(growth.prompt_tokens for growth in grown), share),
-        _scaled(_sum(growth.generated_tokens for growth in grown), share),
+        _scaled(_sum(each.prompt_tokens for each in grown), share),
+        _scaled(_sum(each.generated_tokens for each in grown), share),
     )
 
 
-def _sample(
-    after: Look,
-    seconds: float,
-    arrivals: float | None,
-    in_service: float | None,
-    queued: float | None,
-    service_seconds: float | None,
-    loading: tuple[float, ...],
-    available: int | None,
-) -> Sample:
-    return Sample(
-        at=after.at,
-        seconds=seconds,
-        arrivals=arrivals,
-        in_service=in_service,
-        queued=queued,
-        service_seconds=service_seconds,
-        ready=len(after.pods),
-        loading=loading,
-        available=available,
-    )
-
-
-def _growth(before: Look, after: Look, uid: str) -> _Growth | None:
-    new = after.readings.get(uid)
-    if new is None or not _is_fresh(new):
+def growth(old: Reading, new: Reading) -> Growth | None:
+    """Return how one agent's counters grew between two readings, None when another agent tells."""
+    if old.since != new.since:
         return None
-    old = before.readings.get(uid)
-    if old is None:
-        # It was there and silent: where its counters stood is not known. Else they began at zero.
-        return None if uid in before.pods else _Growth(*_counters(new))
-    if old.since != new.since or not _is_fresh(old):
-        return None
-    return _Growth(
+    return Growth(
         max(0.0, new.came - old.came),
         max(0.0, new.ended - old.ended),
         _difference(new.busy_seconds, old.busy_seconds),
@@ -140,11 +158,23 @@ def _growth(before: Look, after: Look, uid: str) -> _Growth | None:
     )
 
 
+def _growth(before: Look, after: Look, uid: str) -> Growth | None:
+    new = after.readings.get(uid)
+    if new is None or not is_fresh(new):
+        return None
+    old = before.readings.get(uid)
+    if old is None:
+        # It was there and silent: where its counters stood is not known. Else they began at zero.
+        return None if uid in before.pods else Growth(*_counters(new))
+    return growth(old, new) if is_fresh(old) else None
+
+
 def _counters(reading: Reading) -> tuple[float, float, float | None, float | None, float | None]:
     return reading.came, reading.ended, reading.busy_seconds, reading.prompt_tokens, reading.generated_tokens
 
 
-def _is_fresh(reading: Reading) -> bool:
+def is_fresh(reading: Reading) -> bool:
+    """Tell whether the page that a reading is from was read just before."""
     return reading.age_seconds <= STALE_SECONDS
 
 

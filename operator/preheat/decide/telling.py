@@ -417,6 +417,12 @@ def _scaling(service: LLMDeployment, scaled: Outcome | None, ready: int, now: da
     if scaled is None:
         return []
     mode = service.spec.scaling.mode
+    if scaled.scraped_since is not None and scaled.is_scraped(now) and not scaled.is_blind(now):
+        words = (
+            f"Since {timestamp(scaled.scraped_since)} too few ready replicas tell the operator how much they are asked; "
+            f"Preheat decides, in mode {mode}, by what Prometheus has of them. Look at port 9080, /signals, of the pods."
+        )
+        return [Verdict(ConditionType.SCALING_ACTIVE, True, Reason.SIGNALS_SCRAPED, words)]
     if not scaled.is_blind(now):
         words = f"Preheat decides the number of replicas, in mode {mode}. `spec.replicas` is only what it began with."
         return [Verdict(ConditionType.SCALING_ACTIVE, True, Reason.DECIDING, words)]

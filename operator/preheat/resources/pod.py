@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from preheat.api.constants import (
+    AGENT_METRICS,
     ANNOTATION_REPOSITORY_PREFIX,
     COMPONENT_ENGINE,
     LABEL_COMPONENT,
@@ -20,6 +21,7 @@ from preheat.api.constants import (
     LABEL_REVISION,
     MANAGED_BY,
     PORT_AGENT,
+    PORT_AGENT_METRICS,
     PORT_GRPC,
     PORT_HTTP,
     PORT_METRICS,
@@ -169,7 +171,10 @@ def _agent(
             _pod_uid(),
             {"name": "PREHEAT_AGENT_CONFIG", "value": agent_config(service, rendering, weights)},
         ],
-        "ports": [{"name": "agent", "containerPort": PORT_AGENT, "protocol": "TCP"}],
+        "ports": [
+            {"name": "agent", "containerPort": PORT_AGENT, "protocol": "TCP"},
+            {"name": AGENT_METRICS, "containerPort": PORT_AGENT_METRICS, "protocol": "TCP"},
+        ],
         "startupProbe": {**alive, "periodSeconds": 1, "failureThreshold": 120, "timeoutSeconds": 2},
         "livenessProbe": {**alive, "periodSeconds": 10, "failureThreshold": 6, "timeoutSeconds": 5},
         "resources": {
@@ -210,6 +215,7 @@ def agent_config(service: LLMDeployment, rendering: Rendering, weights: Weights)
         "engineProcess": rendering.process,
         "weightsDirectory": WEIGHTS_DIRECTORY,
         "listenPort": PORT_AGENT,
+        "metricsPort": PORT_AGENT_METRICS,
         "canary": canary,
         "drainTimeoutSeconds": service.spec.runtime.drain_seconds,
         "endpointDelaySeconds": ENDPOINT_DELAY_SECONDS,

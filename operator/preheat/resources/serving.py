@@ -24,6 +24,7 @@ from preheat.api.constants import (
     LABEL_REVISION,
     MANAGED_BY,
     PORT_AGENT,
+    PORT_AGENT_METRICS,
     PORT_GRPC,
     PORT_HTTP,
     PORT_METRICS,
@@ -352,7 +353,7 @@ POLICY = "preheat-model-pods"
 
 
 def make_network_policy(namespace: str, config: OperatorConfig) -> Manifest:
-    """Let anyone ask a model, only the operator's namespace its agent, and the pod nobody.
+    """Let anyone ask a model and read metrics, only the operator's namespace its agent, and the pod nobody.
 
     One for all model pods of a namespace. It has no owner and goes with the last LLMDeployment.
     """
@@ -369,7 +370,8 @@ def make_network_policy(namespace: str, config: OperatorConfig) -> Manifest:
                 "ingress": [
                     {
                         "ports": [
-                            {"port": port, "protocol": "TCP"} for port in (PORT_HTTP, PORT_GRPC, PORT_METRICS)
+                            {"port": port, "protocol": "TCP"}
+                            for port in (PORT_HTTP, PORT_GRPC, PORT_METRICS, PORT_AGENT_METRICS)
                         ]
                     },
                     {"from": [operator], "ports": [{"port": PORT_AGENT, "protocol": "TCP"}]},

@@ -46,6 +46,8 @@ class Config:
     drain_timeout_seconds: float
     endpoint_delay_seconds: float
     canary: Canary
+    metrics_port: int | None = None
+    """Where /metrics alone is served, for whoever may not reach the rest. None: nowhere."""
     check_weights: bool = True
     """Whether a warmer's manifest lies beside the weights, to be looked at before each load. None does in an image."""
 
@@ -87,6 +89,7 @@ def _config(given: Mapping[str, Any]) -> Config:
         engine_process=str(given.get("engineProcess", "tritonserver")),
         weights_directory=str(given["weightsDirectory"]),
         listen_port=int(given.get("listenPort", 9080)),
+        metrics_port=int(port) if (port := given.get("metricsPort")) is not None else None,
         admin_key=given.get("adminKey") or None,
         stall_seconds=float(stall) if (stall := given.get("stallSeconds")) is not None else None,
         drain_timeout_seconds=float(given.get("drainTimeoutSeconds", 60)),

@@ -19,6 +19,7 @@ from typing_extensions import override
 from preheat_agent import canary, progress
 from preheat_agent.config import Config, ConfigError, from_environment
 from preheat_agent.engine import Counters, Engine
+from preheat_agent.exposition import Signals
 from preheat_agent.ladder import LADDER, Action, Answer, Memory, Protocol, Repository, Seen, State, decide
 from preheat_agent.ration import Advice
 from preheat_agent.ration import read as read_advice
@@ -110,6 +111,7 @@ class Agent:
         self._own = Own()
         self._tally = Tally()
         self._began_at = datetime.now(UTC)
+        self.metrics.registry.register(Signals(self._told, self._began_at.timestamp()))
         self._question: asyncio.Task[None] | None = None
         self._answer: Answer | None = None
         self._asked = 0
@@ -142,13 +144,22 @@ class Agent:
             },
             {"/advice": self._advised},
         )
+        scraped = Server({"/metrics": self._exposition})
         await server.start(self.config.listen_port)
+        if self.config.metrics_port is not None:
+            try:
+                await scraped.start(self.config.metrics_port)
+            except OSError as error:  # a container of the user's has the port: no reason not to serve
+                log.warning(
+                    "no metrics port", extra={"port": self.config.metrics_port, "problem": str(error)}
+                )
         try:
             while not stopping.is_set():
                 await self._step()
                 await _pause(stopping, LOOK_SECONDS)
         finally:
             await server.stop()
+            await scraped.stop()
             for task in (self._load, self._question, self._drain):
                 if task is not None:
                     task.cancel()
@@ -358,8 +369,10 @@ class Agent:
 
     def signals(self) -> dict[str, Any]:
         """Return how much the model is asked (contract: ../README.md)."""
-        counted = told(self._tally, time.monotonic())
-        return {"schema": 1, "since": self._began_at.isoformat(), "signals": counted}
+        return {"schema": 1, "since": self._began_at.isoformat(), "signals": self._told()}
+
+    def _told(self) -> Mapping[str, float | None] | None:
+        return told(self._tally, time.monotonic())
 
     async def _status(self) -> Response:
         return 200, "application/json", json.dumps(self.status()).encode()

@@ -83,3 +83,20 @@ def test_where_somebody_else_decides_it_says_who_can_tell() -> None:
 
 def test_before_the_first_decision_nothing_is_made_up() -> None:
     assert "Nothing was decided yet" in lines(a_service(**SCALED))[1]
+
+
+def test_what_came_from_prometheus_is_told() -> None:
+    learnt = "At 2026-01-01T12:00:00Z 432 of the last week's 1008 means of ten minutes came from Prometheus."
+    told = {
+        "type": "ScalingActive",
+        "status": "True",
+        "observedGeneration": 3,
+        "lastTransitionTime": "2026-01-01T12:00:00Z",
+    }
+    for reason, words in (("SignalsScraped", "Prometheus has it."), ("Deciding", "Preheat decides.")):
+        condition = {**told, "reason": reason, "message": words}
+        service = a_service(
+            status={"scaling": {**DECIDED, "learnt": learnt}, "conditions": [condition]}, **SCALED
+        )
+        assert f"  learnt   {learnt}" in lines(service)
+        assert (f"  {reason}: {words}" in lines(service)) == (reason != "Deciding")

@@ -122,7 +122,7 @@ def test_the_operator_reads_all_levels_that_the_api_server_takes(monkeypatch: py
     read: list[Any] = []
     monkeypatch.setattr(main, "serve", lambda *_: lambda: None)
     monkeypatch.setattr(main, "Kube", lambda _: None)
-    monkeypatch.setattr(main, "Controller", lambda *_: None)
+    monkeypatch.setattr(main, "Controller", lambda *_, **__: None)
     text = '{"a":' * 9_990 + "1" + "}" * 9_990
     monkeypatch.setattr(handlers, "run", lambda _: read.append(json.loads(text)))
     before = sys.getrecursionlimit()

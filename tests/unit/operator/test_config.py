@@ -62,3 +62,25 @@ def test_a_speed_at_which_nothing_is_ever_done_is_refused() -> None:
 def test_a_cache_root_that_the_kubelet_would_give_away_is_named(root: str) -> None:
     with pytest.raises(ValueError, match=r"PREHEAT_CACHE_ROOT is .* two parts or more"):
         OperatorConfig.from_environment({"PREHEAT_CACHE_ROOT": root})
+
+
+def test_a_prometheus_is_named_by_an_url_and_labels() -> None:
+    given = {
+        "PREHEAT_PROMETHEUS_URL": "https://thanos.example/prefix",
+        "PREHEAT_PROMETHEUS_LABELS": "cluster=eu, tenant=a b",
+    }
+    assert OperatorConfig.from_environment(given).prometheus_matchers == {"cluster": "eu", "tenant": "a b"}
+    assert OperatorConfig().prometheus_matchers == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("URL", url) for url in ("prometheus:9090", "file:///etc/passwd", "http://", "http://me:secret@host",
+                                   "http://host/?query=up", "http://[host", "http://host:port")],
+        *[("LABELS", labels) for labels in ("cluster", "=eu", "a-b=c", "__name__=up", "a=b,c")],
+    ],
+)  # fmt: skip
+def test_a_prometheus_that_cannot_be_asked_is_told_at_start(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"PREHEAT_PROMETHEUS_{name}"):
+        OperatorConfig.from_environment({f"PREHEAT_PROMETHEUS_{name}": value})

@@ -4,11 +4,12 @@ from preheat.decide.scaling.memory import Memory
 from preheat.decide.scaling.policy import LoadTime, Mode, Policy
 from preheat.decide.scaling.recommend import recommend
 from preheat.decide.scaling.recommendation import Alternative, Reason, Recommendation
-from preheat.decide.scaling.sample import Sample
+from preheat.decide.scaling.sample import Known, Sample
 from preheat.decide.scaling.schedule import Window
 
 __all__ = [
     "Alternative",
+    "Known",
     "LoadTime",
     "Memory",
     "Mode",

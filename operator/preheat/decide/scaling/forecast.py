@@ -58,6 +58,23 @@ class Predictor:
             quantiles[place] = ratios.quantiles(counts[place], DIALS)
         return Predictor(tuple(counts), tuple(losses), tuple(weights), tuple(quantiles))
 
+    def judged(self, said: Levels, came: float, keep: float) -> "Predictor":
+        """Return it with what one guess was worth, and with nothing learnt of how far the truth is from what is said."""
+        losses, weights = list(self.losses), list(self.weights)
+        for place, level in enumerate(said):
+            if level > 0:
+                losses[place] = tuple(
+                    loss * keep + pinball(came - ratio * level, dial)
+                    for loss, ratio, dial in zip(losses[place], self.quantiles[place], DIALS, strict=True)
+                )
+                weights[place] = weights[place] * keep + 1
+        return replace(self, losses=tuple(losses), weights=tuple(weights))
+
+    @property
+    def has_speakers(self) -> bool:
+        """Tell whether anybody was followed up often enough to have a say."""
+        return max(self.weights) >= LEAST_WEIGHT
+
     def faded(self) -> "Predictor":
         """Return it after a while: what was long ago counts less."""
         return Predictor(

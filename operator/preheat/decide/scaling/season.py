@@ -4,6 +4,7 @@ A mean is one number of 12 bits on a logarithmic scale: half a percent apart, up
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 SLOT_MINUTES = 10
@@ -60,6 +61,24 @@ class Season:
                 ring[skipped % WEEK_SLOTS] = 0
             codes = tuple(ring)
         return Season(codes, slot, mean, 1)
+
+    def filled(self, means: Mapping[int, float], now: int) -> "Season":
+        """Return it with the means of slots of which nothing is known. What is known stays; ``now``: the slot that fills."""
+        season = self if self.slot >= now else self._moved(now)
+        ring = list(season.codes)
+        for slot, mean in means.items():
+            if season.slot - WEEK_SLOTS <= slot < season.slot and not ring[slot % WEEK_SLOTS]:
+                ring[slot % WEEK_SLOTS] = encoded(mean)
+        return replace(season, codes=tuple(ring))
+
+    def unknown(self, now: int) -> int:
+        """Return how many slots of the week before this one are not known."""
+        codes = (self if self.slot >= now else self._moved(now)).codes
+        return sum(not code for code in codes)
+
+    def _moved(self, slot: int) -> "Season":
+        """Return it as it is when a slot begins, of which no minute is over yet."""
+        return replace(self.after(slot * SLOT_MINUTES, 0.0), total=0.0, minutes=0)
 
     def at(self, slot: int) -> float | None:
         """Return what was wanted in a slot that is over; None when that is not known."""
