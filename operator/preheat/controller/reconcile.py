@@ -111,6 +111,8 @@ class Reconciler:
         plan = decide_node(seen, self.config, now)
         if takes_away(plan):
             await self.lists.make_sure()
+            if self.view.get(*key) is None:
+                return None  # It went meanwhile.
             plan = decide_node(observe_node(key, self.view, self.config, now), self.config, now)
         await self.writer.write(plan.writes)
         return plan.requeue_after

@@ -161,7 +161,7 @@ THERE: dict[str, tuple[list[NodeView], str]] = {
         [a_node(), a_node(product="NVIDIA-A100-SXM4-40GB-MIG-1g.5gb"), a_node(product="NVIDIA-L4-SHARED")],
         "nvidia-l4; labels that name no type: NVIDIA-A100-SXM4-40GB-MIG-1g.5gb, NVIDIA-L4-SHARED",
     ),
-    "nothing but such": ([a_node(product="NVIDIA-L40")], "none that is known; labels that name no type: NVIDIA-L40"),
+    "nothing but such": ([a_node(product="NVIDIA-GeForce-RTX-4090")], "none that is known; labels that name no type: NVIDIA-GeForce-RTX-4090"),
     "many of them": (
         [a_node(product=f"GPU-{n}") for n in range(7)],
         "none that is known; labels that name no type: GPU-0, GPU-1, GPU-2, GPU-3, GPU-4, ...",
