@@ -32,10 +32,10 @@ def test_a_node_that_is_gone_when_its_label_is_to_be_taken() -> None:
         {"kind": "Node", "metadata": {"name": "n1", "uid": "u", "resourceVersion": "1", "labels": labels}}
     )
     lists = Leaving(view)
-    anything = cast(Any, SimpleNamespace())
+    anything = cast("Any", SimpleNamespace())
     reconciler = Reconciler(
         view=view,
-        lists=cast(Any, lists),
+        lists=cast("Any", lists),
         sidecars=anything,
         complaints=anything,
         scaling=anything,
