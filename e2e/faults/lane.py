@@ -20,7 +20,7 @@ from e2e.faults.workloads import SETTLE_SECONDS, WORKLOADS, Case, NotConvergedEr
 from e2e.rights import SYSTEM
 
 QUIET_SECONDS = 4.5
-"""No write for so long is rest: one full list (every 4 s here) falls into it."""
+"""No call for so long is rest, but for the full list (every 4 s here) that falls into it."""
 BEFORE_SECONDS = 1.0
 """Rest before the fault: what came before it shall be over."""
 REST_SECONDS = 60.0
@@ -237,18 +237,19 @@ class Lane:
         return [f"log: {line}" for line in lines if not any(words in line for words in allowed)][:3]
 
     async def _rest(self, case: Case, seconds: float = QUIET_SECONDS) -> None:
-        """Wait until nothing was written about the case for so long."""
+        """Wait until nothing was written about the case for so long, nor asked: who asks for an object is about to write."""
         clock, records = asyncio.get_running_loop().time, self.proxy.records
         started, looked, last = clock(), 0, 0.0
         while clock() - max(last, started) < seconds:
             await asyncio.sleep(0.1)
             for record in records[looked:]:
-                if record.call.is_write and case.concerns(record.call):
+                call = record.call
+                if not (call.is_list or call.is_watch) and case.concerns(call):
                     last = record.at
             looked = len(records)
             if clock() - started > REST_SECONDS:
                 raise NotConvergedError(
-                    f"it does not come to rest: the last write was {clock() - last:.1f} s ago"
+                    f"it does not come to rest: the last call was {clock() - last:.1f} s ago"
                 )
 
 
