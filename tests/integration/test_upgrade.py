@@ -76,6 +76,10 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
         "controllerrevisions",
         "",
     ): "A revision that has served for long is remembered as one to go back to: an annotation, once.",
+    **{
+        ("create", "jobs", f"{name}-image-"): "A node that is warm and has no replica pulls the images, once."
+        for name in SHAPES
+    },
 }
 """Writes that a start may make to what was there before, as (verb, resource, of which model), and why.
 
@@ -271,7 +275,7 @@ def _pods(api: API, service: str = "") -> list[dict[str, Any]]:
 
 
 def _models(api: API) -> Models:
-    """Return everything of which a change would restart a model, or change what is promised."""
+    """Return everything of which a change would restart a model, or change what is promised. What pulls images is neither."""
 
     def listed(kind: str, *parts: str) -> dict[str, Any]:
         items = json.loads(api.kubectl("get", kind, "-o", "json"))["items"]
@@ -283,6 +287,7 @@ def _models(api: API) -> Models:
                 **{part: body.get(part) for part in parts},
             }
             for body in items
+            if (body["metadata"].get("labels") or {}).get("preheat.dev/component") != "puller"
         }
 
     return Models(

@@ -811,7 +811,8 @@ class AnalysisSpec(APIModel):
         Field(
             ge=10,
             le=1000,
-            description="A request may take so much longer than with the predecessor, in per cent.",
+            description="A request may take so much longer than with the predecessor, in per cent. A tenth of a second more is "
+            "never held against a revision.",
         ),
     ] = 100
 

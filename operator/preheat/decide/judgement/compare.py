@@ -32,6 +32,8 @@ GRID = 24
 """Error rates between the bound and 1 that the mixture is made of."""
 VARIATION = 1.5
 """Standard deviation over mean of a request's service time: answers have lengths of all kinds."""
+LEAST_SLOWER_SECONDS = 0.1
+"""A request that takes no longer than this more is not slower to anybody: of answers within milliseconds a busy node makes twice as many."""
 SCALE = 0.5
 """By how much a logarithm of the ratio is expected to exceed the bound if it does: a factor of 1.65."""
 
@@ -107,6 +109,8 @@ def _more_errors(new: Tally, old: Tally, bounds: AnalysisSpec) -> Regression | N
 def _slower(new: Tally, old: Tally, bounds: AnalysisSpec) -> Regression | None:
     mine, theirs = new.busy_seconds or 0.0, old.busy_seconds or 0.0
     if mine <= 0 or theirs <= 0:
+        return None
+    if mine / new.ended - theirs / old.ended <= LEAST_SLOWER_SECONDS:
         return None
     ratio = (mine / new.ended) / (theirs / old.ended)
     excess = math.log(ratio / (1 + bounds.max_slowdown_percent / 100))

@@ -1,6 +1,7 @@
 """Two revisions are compared: no verdict on noise, and none that is missed where it matters."""
 
 import pytest
+from preheat.api.conditions import Reason
 from preheat.api.llmdeployment import AnalysisSpec
 from preheat.decide.judgement.compare import Tally, regression, tally
 from preheat.decide.observed import Reading
@@ -58,3 +59,11 @@ def test_a_baseline_is_for_one_successor() -> None:
     text = OLD.to_json("new")
     assert Tally.from_json(text, "new") == OLD
     assert Tally.from_json(text, "newer") is None
+
+
+def test_a_few_milliseconds_that_became_many_are_nobodys_business() -> None:
+    quick = Tally(5000, 0, 10.0)
+    assert regression(Tally(5000, 0, 500.0), quick, AnalysisSpec()) is None, "0.1 s instead of 0.002 s"
+    found = regression(Tally(5000, 0, 600.0), quick, AnalysisSpec())
+    assert found is not None
+    assert found.reason is Reason.LATENCY
