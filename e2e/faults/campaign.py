@@ -67,7 +67,12 @@ async def _until_term(campaign: "Campaign") -> None:
     """Run it; SIGTERM ends its operators and its control plane as well."""
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+    def end() -> None:
+        campaign.queue.clear()
+        task.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
     await campaign.run()
 
 
@@ -76,6 +81,8 @@ class Campaign:
 
     def __init__(self, folder: Path, lanes: int, choice: Choice, report: Report) -> None:
         self._folder = folder
+        self.queue: deque[Spec] = deque()
+        """The cases that no lane has begun."""
         self._lanes = lanes
         self._choice = choice
         self._report = report
@@ -96,8 +103,12 @@ class Campaign:
                     lane.deadline = self._choice.deadline
                 if self._choice.plant:
                     await self._plant(lanes)
-                queue = _ordered(specs, self._choice.seed)
-                await asyncio.gather(*(self._work(lane, queue) for lane in lanes))
+                self.queue.extend(_ordered(specs, self._choice.seed))
+                async with (
+                    asyncio.TaskGroup() as group
+                ):  # which waits for all of them, also when it is cancelled
+                    for lane in lanes:
+                        group.create_task(self._work(lane))
             finally:
                 for lane in lanes:
                     self._report.calls |= lane.proxy.kinds
@@ -138,9 +149,9 @@ class Campaign:
             else:
                 lane.planted = Rule(lambda c: c.site == "PATCH nodes", Fault.SWALLOWED, keeps=True)
 
-    async def _work(self, lane: Lane, queue: deque[Spec]) -> None:
-        while queue:
-            spec = queue.popleft()
+    async def _work(self, lane: Lane) -> None:
+        while self.queue:
+            spec = self.queue.popleft()
             try:
                 verdict = await lane.run(spec, self._references[spec.workload])
             except Exception as error:  # noqa: BLE001 - the campaign's own mistake is a failed case
