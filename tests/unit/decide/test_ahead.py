@@ -120,6 +120,18 @@ def test_the_rollout_goes_on_where_the_image_is() -> None:
     assert priced == ["o2"]
 
 
+def test_where_a_stranger_holds_the_free_gpu_the_old_ones_node_gets_the_image_as_well() -> None:
+    """By the numbers n2 has a free GPU, so it alone was to have the image. Without it on n1 nothing could ever go there."""
+    old, new = a_service(replicas=1), a_service(replicas=1, runtime={"image": "r.example/engine:2"})
+    waits = pod(new, "w", None, created=NOW - LONG)
+    seen = scene(old, new, pod(old, "o1", "n1", ready=True), waits, asked=(1, 1))
+    plan = decide(new, replace(seen, pullers=(a_puller("n2", JobState.COMPLETE, new),)))
+    assert (made(plan), replicas(plan, old)) == (["n1"], 1)
+    both = replace(seen, pullers=[a_puller(node, JobState.COMPLETE, new) for node in ("n1", "n2")])
+    plan = decide(after(new, decide(new, both)), both)
+    assert (made(plan), replicas(plan, old)) == ([], 0)
+
+
 def test_an_image_that_other_replicas_run_costs_nothing() -> None:
     new = a_service(replicas=2, runtime={"options": {"n_ctx": "512"}})
     plan = decide(new, rolling(new=new))

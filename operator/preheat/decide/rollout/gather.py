@@ -1,6 +1,6 @@
 """From what a pass has observed to what the planner is given: numbers by revision and GPU type, room by node. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -66,7 +66,8 @@ def gather(
     ]
     missing = _images_missing([node for gpu_type in shares for node in nodes.get(gpu_type, ())])
     observed = Observed(children, 0 if missing else ready_nodes(wish, seen), missing)
-    first = _nodes_first(goal, nodes, [pod for pod in seen.pods if pod.revision == wish.id])
+    doubted = {gpu_type for gpu_type, there in rooms.items() if there.doubted}
+    first = _nodes_first(goal, nodes, [pod for pod in seen.pods if pod.revision == wish.id], doubted)
     return Question(observed, goal, rooms, _limits(service, wish), nodes, first, min(waits, default=None))
 
 
@@ -172,8 +173,13 @@ def _holds(pod: PodView, node: NodeView, wish: Wish) -> bool:
     return pod.node == node.name and pod.revision != wish.id and not pod.deleting and pod.scheduled
 
 
-def _nodes_first(goal: Goal, nodes: dict[str, list[NodeRoom]], mine: Sequence[PodView]) -> tuple[str, ...]:
-    """Return where the weights should lie: where new replicas are, where GPUs are free, and else where old ones are."""
+def _nodes_first(
+    goal: Goal, nodes: dict[str, list[NodeRoom]], mine: Sequence[PodView], doubted: Collection[str]
+) -> tuple[str, ...]:
+    """Return where the weights should lie: where new replicas are, where GPUs are free, and else where old ones are.
+
+    ``doubted``: GPU types of which the scheduler says that what is free by the numbers is not to be had.
+    """
     first = {pod.node for pod in mine if pod.node and not pod.deleting}
     for gpu_type, share in goal.shares.items():
         left = share - sum(pod.gpu_type == gpu_type and pod.scheduled and not pod.deleting for pod in mine)
@@ -184,6 +190,6 @@ def _nodes_first(goal: Goal, nodes: dict[str, list[NodeRoom]], mine: Sequence[Po
             if left > 0 and fits > 0:
                 first.add(node.name)
                 left -= fits
-        if left > 0:
+        if left > 0 or gpu_type in doubted:
             first |= {node.name for node in there if node.held}
     return tuple(sorted(first))
