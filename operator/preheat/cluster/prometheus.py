@@ -115,7 +115,9 @@ class Prometheus:
             "end": f"{last:.0f}",
             "step": f"{scraped.STEP_SECONDS}",
         }
-        return await self._ask("past", "query_range", query, PAST_SECONDS, scraped.read_past)
+        return await self._ask(
+            "past", "query_range", query, PAST_SECONDS, lambda body: scraped.read_past(body, first, last)
+        )
 
     async def _ask(
         self, what: str, path: str, query: Mapping[str, str], seconds: float, read: Callable[[Any], Read]
@@ -151,7 +153,7 @@ class Prometheus:
         except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError, Unavailable) as error:
             self._failed(what, str(error) or f"no answer within {seconds:g} s")
             raise Unavailable(f"Prometheus: {error}") from error
-        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             self._failed(what, f"its answer cannot be read: {error!r:.200}")
             raise Unavailable(f"Prometheus: {error!r:.200}") from error
         if self._failures:

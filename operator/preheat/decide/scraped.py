@@ -20,7 +20,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from preheat.decide.observed import Reading
+from preheat.decide.observed import MOST, Reading
 from preheat.decide.scaling import Known
 from preheat.decide.scaling.season import SLOT_MINUTES, WEEK_SLOTS
 from preheat.decide.signals import Growth, Scrape, Window, grown_window, growth, is_fresh
@@ -87,8 +87,9 @@ def past_span(now: float) -> tuple[float, float]:
 
 
 def read_recent(body: Any, pods: Mapping[str, str]) -> Scrapes:
-    """Return the scrapes in an answer. ``pods``: uids by name. Raises KeyError, TypeError or ValueError for no answer.
+    """Return the scrapes in an answer. ``pods``: uids by name.
 
+    Raises ArithmeticError, AttributeError, KeyError, TypeError or ValueError for what is no answer.
     A scrape of which something is missing or no number is left out.
     """
     found: dict[tuple[str, float], dict[str, float]] = {}
@@ -141,12 +142,16 @@ def slots(scrapes: Scrapes) -> list[float]:
     return [told for each in scrapes.values() if each and (told := each[-1].reading.slots)]
 
 
-def read_past(body: Any) -> tuple[Known, ...]:
-    """Return the windows of ten minutes that an answer knows, oldest first. Raises as ``read_recent``."""
+def read_past(body: Any, first: float, last: float) -> tuple[Known, ...]:
+    """Return the windows of ten minutes that an answer knows, oldest first. Raises as ``read_recent``.
+
+    ``first``, ``last``: the times that were asked for. What is of another time, or of none, is left out.
+    """
     found: dict[float, dict[str, float]] = {}
     for series in _result(body, "matrix"):
         for at, value in series.get("values", ()):
-            found.setdefault(float(at), {})[series["metric"]["what"]] = float(value)
+            if first <= float(at) <= last:
+                found.setdefault(float(at), {})[series["metric"]["what"]] = float(value)
     usual = median([each["scrapes"] for each in found.values() if "scrapes" in each] or [0.0])
     windows = (_known(at, each, LEAST_SCRAPED * usual) for at, each in sorted(found.items()))
     return tuple(each for each in windows if each is not None)
@@ -156,7 +161,7 @@ def _known(at: float, said: Mapping[str, float], least_scrapes: float) -> Known 
     """Return a window of which all is known, None for another. Its numbers are means of many scrapes."""
     if not {"came", "ended", "busy", "waiting", "up", "scrapes"} <= said.keys():
         return None
-    if not all(math.isfinite(value) and value >= 0 for value in said.values()):
+    if not all(0 <= value <= MOST for value in said.values()):
         return None
     if said["up"] < LEAST_UP or said["scrapes"] < least_scrapes:
         return None
@@ -204,7 +209,7 @@ def _stretched(grew: Growth, factor: float) -> Growth:
 def _reading(said: Mapping[str, float]) -> Reading | None:
     if not set(_SERIES.values()) - _OPTIONAL <= said.keys():
         return None
-    if not all(math.isfinite(value) and value >= 0 for value in said.values()):
+    if not all(0 <= value <= MOST for value in said.values()):
         return None
     return Reading(
         since=repr(said["since"]),

@@ -19,6 +19,11 @@ EMPTY = {"status": "success", "data": {"resultType": "matrix", "result": []}}
 PODS = {"llama-0": "uid-0"}
 
 
+def answered(value: Any) -> Any:
+    series = {"metric": {"__name__": "preheat_agent_slots", "pod": "llama-0"}, "values": [[1, value]]}
+    return {"status": "success", "data": {"resultType": "matrix", "result": [series]}}
+
+
 class Asked:
     """A Prometheus that answers as it is told, and what came of each question."""
 
@@ -79,8 +84,9 @@ def refuse(_: httpx.Request) -> httpx.Response:
         (lambda _: httpx.Response(200, text="<html>"), "cannot be read"),
         (lambda _: httpx.Response(200, content=b"[" * 100_000), "cannot be read"),
         (lambda _: {"status": "success", "data": {"resultType": "matrix", "result": [{"metric": 1}]}}, "cannot be read"),
+        (lambda _: httpx.Response(200, json=answered(10**400)), "cannot be read"),
     ],
-    ids=["refused", "redirect", "too much", "no token", "endless", "no JSON", "deep", "another shape"],
+    ids=["refused", "redirect", "too much", "no token", "endless", "no JSON", "deep", "another shape", "a number of 400 digits"],
 )  # fmt: skip
 async def test_whatever_goes_wrong_is_said_once_and_asked_again_later(
     answer: Callable[[httpx.Request], Any], said: str, caplog: pytest.LogCaptureFixture

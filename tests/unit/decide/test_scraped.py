@@ -1,5 +1,6 @@
 """What a Prometheus has of the agents, and what the policy is told of it: what is not known is None, never zero."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -104,9 +105,10 @@ GOOD = [a_scrape(NOW - 40), a_scrape(NOW - 10, 30)]
         [a_scrape(NOW - 40, 50), a_scrape(NOW - 10, 30)],
         [a_scrape(NOW - 40), a_scrape(NOW - 10, 30, age=STALE_SECONDS + 1)],
         [a_scrape(NOW + 60), a_scrape(NOW + 90, 30)],
+        [a_scrape(NOW - 40), a_scrape(NOW - 10, 1e300)],
     ],
     ids=["missing", "one alone", "stale", "not a number", "endless", "a series is missing", "another agent",
-         "it went back", "the engine is silent", "of the future"],
+         "it went back", "the engine is silent", "of the future", "more than there can be"],
 )  # fmt: skip
 def test_what_is_not_known_is_none_and_never_zero(scrapes: list[dict[str, Any]]) -> None:
     assert seen({"llama-0": scrapes}) is None
@@ -161,12 +163,12 @@ def ten_minutes(at: float, **said: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "said",
-    [{"up": 0.8}, {"scrapes": 20}, {"came": "NaN"}, {"busy": -1}],
-    ids=["scrapes failed", "Prometheus was away", "not a number", "what cannot be"],
+    [{"up": 0.8}, {"scrapes": 20}, {"came": "NaN"}, {"busy": -1}, {"came": 1e300}],
+    ids=["scrapes failed", "Prometheus was away", "not a number", "what cannot be", "what no agent is believed"],
 )
 def test_ten_minutes_of_which_too_little_is_known_are_left_out(said: dict[str, Any]) -> None:
     good = [ten_minutes(600.0 * n) for n in range(1, 5)]
-    found = read_past(past_body([*good, ten_minutes(3000.0, **said)]))
+    found = read_past(past_body([*good, ten_minutes(3000.0, **said)]), 0, NOW)
     assert [one.at for one in found] == [600, 1200, 1800, 2400]
     assert {(one.arrivals, one.in_service, one.service_seconds) for one in found} == {(600, 2, 2)}
 
@@ -174,9 +176,16 @@ def test_ten_minutes_of_which_too_little_is_known_are_left_out(said: dict[str, A
 def test_what_no_replica_told_is_not_known_and_what_was_not_asked_is_zero() -> None:
     asleep = {k: v for k, v in ten_minutes(1200).items() if k in {"at", "up", "scrapes"}}
     idle = ten_minutes(1800, came=0, ended=0, busy=0)
-    found = read_past(past_body([ten_minutes(600), asleep, idle]))
+    found = read_past(past_body([ten_minutes(600), asleep, idle]), 0, NOW)
     assert [(one.at, one.arrivals, one.service_seconds) for one in found] == [(600, 600, 2), (1800, 0, None)]
-    assert read_past(past_body([])) == ()
+    assert read_past(past_body([]), 0, NOW) == ()
+
+
+@pytest.mark.parametrize("at", [math.inf, -math.inf, math.nan, 0.0, 1e300, NOW + 600])
+def test_a_time_that_was_not_asked_for_is_left_out(at: float) -> None:
+    """A slot is counted from its time: of infinity there is none, and up to 1e300 nobody counts."""
+    found = read_past(past_body([ten_minutes(600), ten_minutes(at)]), 600, NOW)
+    assert [one.at for one in found] == [600]
 
 
 def test_a_week_is_asked_for_in_as_many_points_as_the_season_has() -> None:
