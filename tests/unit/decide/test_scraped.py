@@ -164,7 +164,7 @@ def ten_minutes(at: float, **said: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "said",
     [{"up": 0.8}, {"scrapes": 20}, {"came": "NaN"}, {"busy": -1}, {"came": 1e300}],
-    ids=["scrapes failed", "Prometheus was away", "not a number", "what cannot be", "what no agent is believed"],
+    ids=["scrapes failed", "Prometheus was away", "not a number", "what cannot be", "too many"],
 )
 def test_ten_minutes_of_which_too_little_is_known_are_left_out(said: dict[str, Any]) -> None:
     good = [ten_minutes(600.0 * n) for n in range(1, 5)]
