@@ -20,7 +20,6 @@ from pydantic import ValidationError
 from preheat.api.base import APIModel
 from preheat.api.constants import (
     ANNOTATION_BOOT,
-    ANNOTATION_NODE,
     ANNOTATION_NODES_FIRST,
     ANNOTATION_RESOLVED,
     ANNOTATION_ROOM,
@@ -36,13 +35,12 @@ from preheat.api.constants import (
     NODE_LABEL_READY,
     PORT_WARMER,
 )
-from preheat.api.gpu import GPU_TAINTS
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import CacheMode, ModelCache, ModelFormat, PlacementSpec, Toleration
 from preheat.config import OperatorConfig
 from preheat.errors import InvalidSpec
 from preheat.resources import names
-from preheat.resources.jobs import make_container, make_pod, on_node, tries
+from preheat.resources.jobs import make_container, make_job, make_pod, on_node, tolerating, tries
 from preheat.resources.metadata import Manifest, child
 from preheat.resources.overlay import without_nulls
 from preheat.resources.serving import cache_source, cache_storage
@@ -245,25 +243,9 @@ def warmer_job(
 ) -> Manifest:
     """Return the Job that runs a warmer. ``site``: the node that it works for, or what stands in a node's place."""
     labels = {LABEL_CACHE: cache.name, LABEL_COMPONENT: component}
-    body = child(
-        "batch/v1",
-        "Job",
-        names.warmer_name(cache.name, site),
-        cache,
-        labels,
-        spec={
-            **({"suspend": True} if waits else {}),
-            **tries("warmer"),
-            "template": {
-                "metadata": {
-                    "labels": {**labels, LABEL_MANAGED_BY: MANAGED_BY},
-                    "annotations": {ANNOTATION_NODE: site},
-                },
-                "spec": pod,
-            },
-        },
-    )
-    body["metadata"]["annotations"] |= {ANNOTATION_NODE: site, ANNOTATION_BOOT: boot}
+    spec = {**({"suspend": True} if waits else {}), **tries("warmer")}
+    body = make_job(cache, names.warmer_name(cache.name, site), labels, site, pod, spec)
+    body["metadata"]["annotations"][ANNOTATION_BOOT] = boot
     return body
 
 
@@ -355,6 +337,4 @@ def warmer_settings(cache: ModelCache, site: str, destination: str, config: Oper
 
 def tolerations(cache: ModelCache) -> list[Manifest]:
     """Return what a warmer tolerates: the taints that GPU nodes carry by custom, and what the user adds."""
-    custom = [{"key": key, "operator": "Exists"} for key in GPU_TAINTS]
-    asked = [toleration.to_api() for toleration in cache.spec.placement.tolerations]
-    return [*custom, *(toleration for toleration in asked if toleration not in custom)]
+    return tolerating([toleration.to_api() for toleration in cache.spec.placement.tolerations])

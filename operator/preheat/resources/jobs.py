@@ -4,8 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from preheat.api.constants import ANNOTATION_NODE, LABEL_MANAGED_BY, MANAGED_BY
+from preheat.api.gpu import GPU_TAINTS
+from preheat.api.llmdeployment import LLMDeployment
+from preheat.api.modelcache import ModelCache
 from preheat.config import OperatorConfig
-from preheat.resources.metadata import Manifest
+from preheat.resources.metadata import Manifest, child
 from preheat.resources.pod import container_security, pod_security
 
 HOPELESS = 2
@@ -21,6 +25,42 @@ def on_node(node: str) -> Manifest:
 def required(terms: list[Manifest]) -> Manifest:
     """Return the node affinity that one of these terms must hold."""
     return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+
+
+def tolerating(asked: Sequence[Manifest]) -> list[Manifest]:
+    """Return what a pod tolerates to run on GPU nodes: the taints that they carry by custom, and what the user adds."""
+    custom = [{"key": key, "operator": "Exists"} for key in GPU_TAINTS]
+    return [*custom, *(toleration for toleration in asked if toleration not in custom)]
+
+
+def make_job(
+    owner: LLMDeployment | ModelCache,
+    name: str,
+    labels: Mapping[str, str],
+    site: str,
+    pod: Manifest,
+    spec: Mapping[str, Any],
+) -> Manifest:
+    """Return a Job of an owner's. ``site``: the node that it works for, or what stands in a node's place; ``spec``: the rest."""
+    body = child(
+        "batch/v1",
+        "Job",
+        name,
+        owner,
+        dict(labels),
+        spec={
+            **spec,
+            "template": {
+                "metadata": {
+                    "labels": {**labels, LABEL_MANAGED_BY: MANAGED_BY},
+                    "annotations": {ANNOTATION_NODE: site},
+                },
+                "spec": pod,
+            },
+        },
+    )
+    body["metadata"]["annotations"][ANNOTATION_NODE] = site
+    return body
 
 
 def tries(container: str) -> Manifest:

@@ -10,21 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from preheat.api.constants import (
-    ANNOTATION_NODE,
     ANNOTATION_PEERS,
     COMPONENT_SEEDER,
     COMPONENT_WARMER,
     GROUP,
     LABEL_CACHE,
     LABEL_COMPONENT,
-    LABEL_MANAGED_BY,
-    MANAGED_BY,
     PORT_SEEDER,
 )
 from preheat.api.modelcache import ModelCache
 from preheat.config import OperatorConfig
 from preheat.resources import names
-from preheat.resources.jobs import make_container, make_pod, on_node, tries
+from preheat.resources.jobs import make_container, make_job, make_pod, on_node, tries
 from preheat.resources.metadata import Manifest, child
 
 TOKEN_DIRECTORY = "/var/run/secrets/preheat/peer"  # noqa: S105 - a path
@@ -92,25 +89,8 @@ def make_seeder(
     ``narrow``: whether the serve volume shows the cache's folder alone.
     """
     labels = _labels(cache)
-    body = child(
-        "batch/v1",
-        "Job",
-        names.seeder_name(cache.name, node),
-        cache,
-        labels,
-        spec={
-            **tries("seeder"),
-            "template": {
-                "metadata": {
-                    "labels": {**labels, LABEL_MANAGED_BY: MANAGED_BY},
-                    "annotations": {ANNOTATION_NODE: node},
-                },
-                "spec": _pod(cache, node, key, tolerations, config, issuer_keys, narrow=narrow),
-            },
-        },
-    )
-    body["metadata"]["annotations"][ANNOTATION_NODE] = node
-    return body
+    pod = _pod(cache, node, key, tolerations, config, issuer_keys, narrow=narrow)
+    return make_job(cache, names.seeder_name(cache.name, node), labels, node, pod, tries("seeder"))
 
 
 def _pod(

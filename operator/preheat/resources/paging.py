@@ -8,22 +8,18 @@ short, and what an eviction ended would only be ended again.
 from collections.abc import Iterable
 
 from preheat.api.constants import (
-    ANNOTATION_NODE,
     COMPONENT_PAGER,
     LABEL_COMPONENT,
     LABEL_DEPLOYMENT,
-    LABEL_MANAGED_BY,
-    MANAGED_BY,
     PORT_WARMER,
     WEIGHTS_DIRECTORY,
 )
-from preheat.api.gpu import GPU_TAINTS
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.template import ENGINE
 from preheat.config import OperatorConfig
 from preheat.resources import names
-from preheat.resources.jobs import make_container, make_pod, on_node
-from preheat.resources.metadata import Manifest, child
+from preheat.resources.jobs import make_container, make_job, make_pod, on_node, tolerating
+from preheat.resources.metadata import Manifest
 from preheat.resources.serving import Revision
 from preheat.resources.weights import PUBLISHED
 
@@ -45,25 +41,9 @@ def make_pager(
 ) -> Manifest:
     """Have one node read a revision's weights, through the volume by which its pods reach them."""
     labels = {LABEL_DEPLOYMENT: service.name, LABEL_COMPONENT: COMPONENT_PAGER}
-    body = child(
-        "batch/v1",
-        "Job",
-        names.pager_name(service.name, revision.id, node),
-        service,
-        labels,
-        spec={
-            "backoffLimit": 0,
-            "template": {
-                "metadata": {
-                    "labels": {**labels, LABEL_MANAGED_BY: MANAGED_BY},
-                    "annotations": {ANNOTATION_NODE: node},
-                },
-                "spec": _pod(revision.template, node, weights_bytes, config),
-            },
-        },
-    )
-    body["metadata"]["annotations"][ANNOTATION_NODE] = node
-    return body
+    name = names.pager_name(service.name, revision.id, node)
+    pod = _pod(revision.template, node, weights_bytes, config)
+    return make_job(service, name, labels, node, pod, {"backoffLimit": 0})
 
 
 def _pod(template: Manifest, node: str, weights_bytes: int, config: OperatorConfig) -> Manifest:
@@ -79,12 +59,10 @@ def _pod(template: Manifest, node: str, weights_bytes: int, config: OperatorConf
         memory=str(memory_of(weights_bytes)),
         mounts=[mount],
     )
-    custom = [{"key": key, "operator": "Exists"} for key in GPU_TAINTS]
-    asked = spec.get("tolerations") or ()
     return make_pod(
         container,
         affinity=on_node(node),
-        tolerations=[*custom, *(toleration for toleration in asked if toleration not in custom)],
+        tolerations=tolerating(spec.get("tolerations") or ()),
         volumes=[volume for volume in spec.get("volumes") or () if volume.get("name") == "weights"],
     )
 

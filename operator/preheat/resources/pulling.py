@@ -14,20 +14,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from preheat.api.constants import (
-    ANNOTATION_NODE,
-    COMPONENT_PULLER,
-    LABEL_COMPONENT,
-    LABEL_DEPLOYMENT,
-    LABEL_MANAGED_BY,
-    MANAGED_BY,
-)
-from preheat.api.gpu import GPU_TAINTS
+from preheat.api.constants import COMPONENT_PULLER, LABEL_COMPONENT, LABEL_DEPLOYMENT
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.config import OperatorConfig
 from preheat.resources import names
-from preheat.resources.jobs import make_container, make_pod, on_node, tries
-from preheat.resources.metadata import Manifest, child
+from preheat.resources.jobs import make_container, make_job, make_pod, on_node, tolerating, tries
+from preheat.resources.metadata import Manifest
 
 FOLDER = "/images"
 """Where the images are mounted, each in a folder named by its place."""
@@ -158,25 +150,8 @@ def make_puller(
 ) -> Manifest:
     """Have one node pull the images of a revision. ``template``: that of its pods, which says what they tolerate."""
     labels = {LABEL_DEPLOYMENT: service.name, LABEL_COMPONENT: COMPONENT_PULLER}
-    body = child(
-        "batch/v1",
-        "Job",
-        puller_name(service, images, node),
-        service,
-        labels,
-        spec={
-            **tries("puller"),
-            "template": {
-                "metadata": {
-                    "labels": {**labels, LABEL_MANAGED_BY: MANAGED_BY},
-                    "annotations": {ANNOTATION_NODE: node},
-                },
-                "spec": _pod(template, images, node, config),
-            },
-        },
-    )
-    body["metadata"]["annotations"][ANNOTATION_NODE] = node
-    return body
+    pod = _pod(template, images, node, config)
+    return make_job(service, puller_name(service, images, node), labels, node, pod, tries("puller"))
 
 
 def _pod(template: Manifest, images: PodImages, node: str, config: OperatorConfig) -> Manifest:
@@ -194,12 +169,10 @@ def _pod(template: Manifest, images: PodImages, node: str, config: OperatorConfi
         ]
         + [{"name": NAMED, "mountPath": NAMED_FOLDER, "readOnly": True} for _ in named],
     )
-    custom = [{"key": key, "operator": "Exists"} for key in GPU_TAINTS]
-    asked = (template.get("spec") or {}).get("tolerations") or ()
     pod = make_pod(
         container,
         affinity=on_node(node),
-        tolerations=[*custom, *(toleration for toleration in asked if toleration not in custom)],
+        tolerations=tolerating((template.get("spec") or {}).get("tolerations") or ()),
         volumes=[
             {"name": f"image-{place}", "image": {"reference": image.reference, "pullPolicy": image.policy}}
             for place, image in enumerate(images.images)
