@@ -108,7 +108,12 @@ def _from_debian(package: str, kept: Path) -> None:
     """Unpack a package into the cache, and install nothing. Raises RuntimeError where there is no apt-get."""
     if shutil.which("apt-get") is None:
         raise RuntimeError(f"{package} is needed: install that package")
+    kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, check=True, capture_output=True)
+        download = ["apt-get", "download", "-qq", package]
+        if subprocess.run(download, cwd=folder, check=False, capture_output=True).returncode:
+            # A machine on which nobody asked for a package yet knows of none.
+            subprocess.run(["apt-get", "update", "-qq"], check=True)
+            subprocess.run(download, cwd=folder, check=True)
         (file,) = Path(folder).glob("*.deb")
         subprocess.run(["dpkg-deb", "-x", str(file), str(kept)], check=True)
