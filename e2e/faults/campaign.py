@@ -104,9 +104,8 @@ class Campaign:
                 if self._choice.plant:
                     await self._plant(lanes)
                 self.queue.extend(_ordered(specs, self._choice.seed))
-                async with (
-                    asyncio.TaskGroup() as group
-                ):  # which waits for all of them, also when it is cancelled
+                # A group waits for all of them, also when it is cancelled: they need the plane.
+                async with asyncio.TaskGroup() as group:
                     for lane in lanes:
                         group.create_task(self._work(lane))
             finally:

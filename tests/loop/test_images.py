@@ -164,6 +164,22 @@ async def test_nothing_moves_before_the_image_is_there(gpus: int) -> None:
             assert len(kubelets.pullers()) == 1
 
 
+async def verdict_without_a_move(kubelets: Pulling, before: str, reason: str) -> None:
+    """Expect that what is told now becomes a verdict, without a pod of the new revision and with both old ones throughout."""
+    kube = kubelets.kube
+    assert condition(kube, "Ready") == ("False", reason)
+    for _ in range(1500):
+        await asyncio.sleep(1)
+        assert kubelets.new_pods(before) == 0
+        if condition(kube, "RolledBack"):
+            break
+    assert condition(kube, "RolledBack") == ("True", reason)
+    await asyncio.sleep(10)
+    assert kubelets.least == 2
+    assert kubelets.pullers() == []
+    await is_at_rest(kube)
+
+
 async def test_an_image_that_is_not_to_be_had_is_a_verdict_and_no_replica_was_started() -> None:
     async with a_cluster(3, REFUSES) as kubelets:
         kube, before = kubelets.kube, await serve(kubelets)
@@ -171,17 +187,7 @@ async def test_an_image_that_is_not_to_be_had_is_a_verdict_and_no_replica_was_st
         async with operator(kube):
             new_image(kube)
             await asyncio.sleep(10)
-            assert condition(kube, "Ready") == ("False", "ImageUnavailable")
-            for _ in range(1500):
-                await asyncio.sleep(1)
-                assert kubelets.new_pods(before) == 0
-                if condition(kube, "RolledBack"):
-                    break
-            assert condition(kube, "RolledBack") == ("True", "ImageUnavailable")
-            await asyncio.sleep(10)
-            assert kubelets.least == 2
-            assert kubelets.pullers() == []
-            await is_at_rest(kube)
+            await verdict_without_a_move(kubelets, before, "ImageUnavailable")
 
 
 KEY = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "k"}}}
@@ -195,18 +201,8 @@ async def test_a_secret_that_is_missing_is_a_verdict_and_no_replica_was_started(
         async with operator(kube):
             change(kube, template=NAMES_A_SECRET)
             await asyncio.sleep(10)
-            assert condition(kube, "Ready") == ("False", "ReferenceMissing")
             assert condition(kube, "ImageReady") == ("False", "ReferenceMissing")
-            for _ in range(1500):
-                await asyncio.sleep(1)
-                assert kubelets.new_pods(before) == 0
-                if condition(kube, "RolledBack"):
-                    break
-            assert condition(kube, "RolledBack") == ("True", "ReferenceMissing")
-            await asyncio.sleep(10)
-            assert kubelets.least == 2
-            assert kubelets.pullers() == []
-            await is_at_rest(kube)
+            await verdict_without_a_move(kubelets, before, "ReferenceMissing")
 
 
 async def test_a_secret_that_comes_late_needs_nobody() -> None:
