@@ -161,7 +161,12 @@ def _jobs_ahead(
 async def _with_complaints(
     service: LLMDeployment, pullers: Sequence[Puller], complaints: Complaints
 ) -> tuple[list[Puller], float | None]:
-    """Return pullers with what is said of those that do not start, and in how many seconds there may be more."""
+    """Return pullers with what is said of those that do not start, and in how many seconds there may be more.
+
+    At rest nobody waits for one, and nobody asks.
+    """
+    if service.status.rollout is None and service.status.observed_generation == service.generation:
+        return list(pullers), None
     starting = [p.pod.uid for p in pullers if p.pod is not None and p.pod.starting and not p.pod.deleting]
     podless = [p.job.uid for p in pullers if p.job.podless and not p.job.deleting]
     said, again = await complaints.about(service.namespace, starting, podless)

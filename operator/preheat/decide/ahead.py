@@ -30,6 +30,7 @@ from preheat.resources.serving import Revision
 
 START_SECONDS = 60.0
 """For so long a puller may be without a pod, or its pod without a start. Later it tells nothing, and nobody waits."""
+UNHURT = "Nobody waits for it: a pod has its images pulled when it starts."
 NAMED = 3
 """So many nodes are named."""
 
@@ -70,6 +71,10 @@ class Ahead:
     """By node: where a puller is, or a pod that needs the same."""
     missing: PullState = PullState.UNKNOWN
     """What holds where neither is: pulling, as a puller is about to be made, unless none can be."""
+    refused: str = ""
+    """What is told where none can be."""
+    look_again_seconds: float | None = None
+    """When a puller without a place will have waited for long enough."""
 
     def state_on(self, node: str) -> PullState:
         """Return whether the images are on a node."""
@@ -106,13 +111,18 @@ def look_ahead(
     for node, puller in mine.items():
         if node not in pulls or pulls[node].state is not PullState.PULLED:
             pulls[node] = _of_puller(puller, images, now)
+    refused = "" if mine else _given_up(service, now)
     is_new = not wish.going_back and not _runs_elsewhere(seen, wish, stored, images)
     return Ahead(
         images,
         template,
         gates=is_new and wish.replicas > 0,
         pulls=pulls,
-        missing=PullState.PULLING if mine or not _is_given_up(service, now) else PullState.UNKNOWN,
+        missing=PullState.UNKNOWN if refused else PullState.PULLING,
+        refused=refused,
+        look_again_seconds=min(
+            (left for p in mine.values() if (left := _left_seconds(p, now)) > 0), default=None
+        ),
     )
 
 
@@ -144,7 +154,9 @@ def _of_puller(puller: Puller, images: PodImages, now: datetime) -> Pull:
     job, pod = puller.job, puller.pod
     if pod is not None and pod.complaint is not None:
         pod = replace(pod, complaint=images.told(pod.complaint))
-    if job.state is JobState.COMPLETE or (pod is not None and pod.phase == "Succeeded"):
+    said = puller.report.state if puller.report is not None else ""
+    if job.state is JobState.COMPLETE or (pod is not None and pod.phase == "Succeeded") or said == "Pulled":
+        # A container that others put into the pod may never end.
         return Pull(job.node, PullState.PULLED)
     if job.state is JobState.FAILED or (pod is not None and pod.phase == "Failed"):
         told = puller.report.message if puller.report is not None else ""
@@ -153,27 +165,45 @@ def _of_puller(puller: Puller, images: PodImages, now: datetime) -> Pull:
     if refused is not None:
         return refused
     trouble = trouble_of(pod) if pod is not None else None
-    late = job.created is not None and (now - job.created).total_seconds() >= START_SECONDS
-    if late and (trouble is not None or pod is None or not pod.scheduled):
+    if _age_seconds(puller, now) >= START_SECONDS and (
+        trouble is not None or pod is None or not pod.scheduled
+    ):
         words = trouble.message if trouble is not None else job.complaint or "the puller has not started"
         return Pull(job.node, PullState.UNKNOWN, words, pod)
     return Pull(job.node, PullState.PULLING, pod=pod)
 
 
-def _is_given_up(service: LLMDeployment, now: datetime) -> bool:
-    """Tell whether no puller can be made for this spec: refused (``refusals.without_pullers``), or in vain for a while.
+def _left_seconds(puller: Puller, now: datetime) -> float:
+    """Return for how long a puller without a place may still wait, 0 for another. Nobody tells when that is over."""
+    waits = puller.job.state is JobState.ACTIVE and (puller.pod is None or not puller.pod.scheduled)
+    return max(0.0, START_SECONDS - _age_seconds(puller, now)) if waits else 0.0
 
-    It is read off the status. One that is wiped costs another try.
+
+def _age_seconds(puller: Puller, now: datetime) -> float:
+    return (now - puller.job.created).total_seconds() if puller.job.created is not None else 0.0
+
+
+def _given_up(service: LLMDeployment, now: datetime) -> str:
+    """Return why no puller can be made for this spec, empty where one can.
+
+    It was refused (``refusals.without_pullers``), or asked for in vain for a while. That is read off the status: one that
+    is wiped costs another try.
     """
     told = next((c for c in service.status.conditions if c.type == ConditionType.IMAGE_READY), None)
     if told is None or told.observed_generation != service.generation:
-        return False
+        return ""
     if told.reason == Reason.IMAGE_NOT_PULLED:
-        return True
+        return told.message
     since = parse_time(told.last_transition_time)
     late = since is not None and (now - since).total_seconds() >= START_SECONDS
-    refused = {c.reason for c in service.status.conditions} & {Reason.CHILD_REFUSED, Reason.NAME_TAKEN}
-    return told.reason == Reason.IMAGE_PULLING and late and bool(refused)
+    refused = {Reason.CHILD_REFUSED, Reason.NAME_TAKEN}
+    words = next((c.message for c in service.status.conditions if c.reason in refused), "")
+    return not_pulled(words) if told.reason == Reason.IMAGE_PULLING and late and words else ""
+
+
+def not_pulled(words: str) -> str:
+    """Say why images are not pulled ahead."""
+    return f"Images cannot be pulled ahead: {sentence(words)} {UNHURT}"
 
 
 def decide_pulls(
@@ -203,7 +233,7 @@ def decide_pulls(
             if makes and node not in there and ahead.images is not None
         ),
     ]
-    return apart(IMAGES, writes), _verdict(ahead, sorted(there | set(wanted)))
+    return apart(IMAGES, writes), _verdict(ahead, sorted(there | set(wanted)), rolling=rolling)
 
 
 def _is_of(service: LLMDeployment, puller: Puller, ahead: Ahead) -> bool:
@@ -263,8 +293,11 @@ def _stale(
     ]
 
 
-def _verdict(ahead: Ahead, nodes: Sequence[str]) -> list[Verdict]:
-    """Return the condition; none where nothing is pulled ahead."""
+def _verdict(ahead: Ahead, nodes: Sequence[str], *, rolling: bool) -> list[Verdict]:
+    """Return the condition; none where nothing is pulled ahead.
+
+    At rest nobody waits, and a kubelet that tries again for days says now this, now that: its words are left to its Events.
+    """
     if not nodes:
         return []
     by_state: dict[PullState, list[str]] = {}
@@ -286,10 +319,11 @@ def _verdict(ahead: Ahead, nodes: Sequence[str]) -> list[Verdict]:
         elif state is PullState.UNAVAILABLE:
             is_missing = pull is not None and pull.reason is Reason.REFERENCE_MISSING
             what = "no pod can start on" if is_missing else "not to be had on"
+            if not rolling and pull is not None and pull.pod is not None:
+                why = f": see the Events of pod {pull.pod.name}."
             message = f"{words}; {what} {named[0]}{why}"
         else:
-            later = "Nobody waits for it: a pod has its images pulled when it starts."
-            message = f"{words}; not known of {named[0]}{why} {later}"
+            message = ahead.refused if pull is None else f"{words}; not known of {named[0]}{why} {UNHURT}"
         told = pull.reason if pull is not None and state is PullState.UNAVAILABLE else reason
         return [Verdict(ConditionType.IMAGE_READY, holds, told, message)]
     return []

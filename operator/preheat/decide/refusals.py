@@ -10,6 +10,7 @@ from preheat.api.llmdeployment import LLMDeployment, LLMDeploymentStatus
 from preheat.api.modelcache import ModelCache, ModelCacheStatus
 from preheat.decide import conditions as say
 from preheat.decide import text
+from preheat.decide.ahead import not_pulled
 from preheat.decide.conditions import Verdict
 from preheat.decide.paging import not_read
 from preheat.decide.plan import POLL_SECONDS, RESYNC_SECONDS, EventDraft, Plan
@@ -108,8 +109,7 @@ def without_pullers(
     """
     if plan.status is None:
         return plan
-    words = f"Images cannot be pulled ahead: {refusal}. Nobody waits for it: a pod has its images pulled when it starts."
-    verdict = Verdict(ConditionType.IMAGE_READY, None, Reason.IMAGE_NOT_PULLED, words)
+    verdict = Verdict(ConditionType.IMAGE_READY, None, Reason.IMAGE_NOT_PULLED, not_pulled(str(refusal)))
     plan = _without(subject, plan, verdict, now)
     return replace(plan, requeue_after=min(plan.requeue_after, POLL_SECONDS))
 

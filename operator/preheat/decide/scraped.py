@@ -20,7 +20,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from preheat.decide.observed import Reading
+from preheat.decide.observed import MOST, Reading
 from preheat.decide.scaling import Known
 from preheat.decide.scaling.season import SLOT_MINUTES, WEEK_SLOTS
 from preheat.decide.signals import Growth, Scrape, Window, grown_window, growth, is_fresh
@@ -161,7 +161,7 @@ def _known(at: float, said: Mapping[str, float], least_scrapes: float) -> Known 
     """Return a window of which all is known, None for another. Its numbers are means of many scrapes."""
     if not {"came", "ended", "busy", "waiting", "up", "scrapes"} <= said.keys():
         return None
-    if not all(math.isfinite(value) and value >= 0 for value in said.values()):
+    if not all(0 <= value <= MOST for value in said.values()):
         return None
     if said["up"] < LEAST_UP or said["scrapes"] < least_scrapes:
         return None
@@ -209,7 +209,7 @@ def _stretched(grew: Growth, factor: float) -> Growth:
 def _reading(said: Mapping[str, float]) -> Reading | None:
     if not set(_SERIES.values()) - _OPTIONAL <= said.keys():
         return None
-    if not all(math.isfinite(value) and value >= 0 for value in said.values()):
+    if not all(0 <= value <= MOST for value in said.values()):
         return None
     return Reading(
         since=repr(said["since"]),

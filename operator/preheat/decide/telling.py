@@ -239,6 +239,7 @@ def telling_plan(
         min(
             POLL_SECONDS if on_the_way else RESYNC_SECONDS,
             seen.look_again or RESYNC_SECONDS,
+            max(POLL_SECONDS, (images.ahead.look_again_seconds if images else None) or RESYNC_SECONDS),
             max(1.0, wish.split.look_again_seconds or RESYNC_SECONDS),
             looks,
             _look_again(rollout),

@@ -12,6 +12,9 @@ from preheat.config import OperatorConfig
 from preheat.resources.metadata import Manifest, child
 from preheat.resources.pod import container_security, pod_security
 
+NO_PROXY_LABELS = {"sidecar.istio.io/inject": "false"}
+NO_PROXY_ANNOTATIONS = {"linkerd.io/inject": "disabled"}
+"""A mesh's proxy beside a container that ends would run on, and the Job with it."""
 HOPELESS = 2
 """Exit code: it will not get better by itself (wrong digest, not found, not allowed)."""
 
@@ -52,8 +55,8 @@ def make_job(
             **spec,
             "template": {
                 "metadata": {
-                    "labels": {**labels, LABEL_MANAGED_BY: MANAGED_BY},
-                    "annotations": {ANNOTATION_NODE: site},
+                    "labels": {**labels, LABEL_MANAGED_BY: MANAGED_BY, **NO_PROXY_LABELS},
+                    "annotations": {ANNOTATION_NODE: site, **NO_PROXY_ANNOTATIONS},
                 },
                 "spec": pod,
             },

@@ -191,11 +191,14 @@ def _pod(template: Manifest, images: PodImages, node: str, config: OperatorConfi
 
 
 def _volume_of(named: Sequence[Named]) -> list[Manifest]:
-    """Return the volume with what is named, none for nothing. Keys lie in folders of their own: none hides another."""
+    """Return the volume with what is named, none for nothing.
+
+    Keys lie in folders of their own, called as no key can be: none hides another.
+    """
     if not named:
         return []
     sources: list[Manifest] = []
     for place, one in enumerate(named):
-        items = {"items": [{"key": one.key, "path": f"{NAMED}/{place}/{one.key}"}]} if one.key else {}
+        items = {"items": [{"key": one.key, "path": f"+{place}/{one.key}"}]} if one.key else {}
         sources.append({one.kind: {"name": one.name, **items}})
     return [{"name": NAMED, "projected": {"defaultMode": 0, "sources": sources}}]

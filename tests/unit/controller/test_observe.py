@@ -3,7 +3,15 @@
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from preheat.api.constants import LABEL_DEPLOYMENT, LABEL_REVISION
+import pytest
+from preheat.api.constants import (
+    ANNOTATION_NODE,
+    COMPONENT_PULLER,
+    LABEL_COMPONENT,
+    LABEL_DEPLOYMENT,
+    LABEL_REVISION,
+)
+from preheat.api.llmdeployment import LLMDeployment
 from preheat.controller.observe import observe_service
 from preheat.controller.view import View
 
@@ -84,3 +92,55 @@ async def test_a_gpu_that_is_taken_has_its_pod_beside_it() -> None:
     )
     assert [body["spec"].get("nodeName") for body in view.all("Pod")] == ["n1"], "it came meanwhile"
     assert ([pod.scheduled for pod in seen.pods], list(seen.uses)) == ([False], [])
+
+
+class Asked(Nobody):
+    """It notes of whom it is asked."""
+
+    def __init__(self) -> None:
+        self.of: list[str] = []
+
+    async def about(self, _: str, pods: Any, jobs: Any = ()) -> tuple[dict[str, Any], None]:
+        self.of += [*pods, *jobs]
+        return {}, None
+
+
+def a_puller(service: LLMDeployment) -> list[dict[str, Any]]:
+    """A Job and its pod, which has a node and does not start."""
+    job = {"name": "pull", "namespace": service.namespace, "uid": "j", "resourceVersion": "1",
+           "labels": {LABEL_DEPLOYMENT: service.name, LABEL_COMPONENT: COMPONENT_PULLER},
+           "annotations": {ANNOTATION_NODE: "n1"},
+           "ownerReferences": controlled_by("LLMDeployment", service.name, service.uid)}  # fmt: skip
+    pod = {**job, "name": "pull-x", "uid": "waits", "ownerReferences": controlled_by("Job", "pull", "j")}
+    placed = {"conditions": [{"type": "PodScheduled", "status": "True"}], "phase": "Pending"}
+    return [
+        {"kind": "Job", "metadata": job, "status": {"active": 1}},
+        {"kind": "Pod", "metadata": pod, "spec": {"nodeName": "n1"}, "status": placed},
+    ]
+
+
+ROLLOUT = {
+    "strategy": "Auto", "reason": "r", "step": "s", "message": "m", "fromRevision": "a", "toRevision": "b",
+    "oldReplicas": 1, "updatedReplicas": 0, "readyUpdatedReplicas": 0, "startedAt": "2026-01-01T00:00:00Z",
+}  # fmt: skip
+WHO_WAITS = {
+    "at rest nobody": ({"observedGeneration": SERVICE.generation}, []),
+    "a rollout": ({"observedGeneration": SERVICE.generation, "rollout": ROLLOUT}, ["waits"]),
+    "a spec that nobody looked at yet": ({"observedGeneration": SERVICE.generation - 1}, ["waits"]),
+}
+
+
+@pytest.mark.parametrize("case", WHO_WAITS)
+async def test_what_is_said_of_a_puller_is_asked_while_somebody_waits(case: str) -> None:
+    """One whose image is gone for good would be asked about for ever."""
+    status, asked = WHO_WAITS[case]
+    service = a_service(status=status)
+    view, complaints, nobody = View(), Asked(), cast("Any", Nobody())
+    for body in a_puller(service):
+        view.put(body)
+    scaling = cast("Any", NoScaling())
+    seen = await observe_service(
+        service, view, FakeSidecars(), cast("Any", complaints), scaling, nobody, datetime.now(UTC)
+    )
+    assert [puller.job.name for puller in seen.pullers] == ["pull"]
+    assert complaints.of == asked

@@ -9,10 +9,12 @@ from preheat.api.constants import COMPONENT_PULLER
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.decide.ahead import START_SECONDS, PullState, look_ahead
 from preheat.decide.observed import JobState, JobView, PodView, Puller, WarmerReport
-from preheat.decide.plan import Apply, Delete, Plan
+from preheat.decide.plan import RESYNC_SECONDS, Apply, Delete, Plan
+from preheat.decide.refusals import with_refusal, without_pullers
 from preheat.decide.rollout.preview import preview, times_of
 from preheat.decide.serving import rollout_ahead
 from preheat.decide.wish import ServiceObservation, make_wish, stored_revisions
+from preheat.errors import InvalidSpec, Unavailable
 from preheat.resources import names, serving
 from preheat.resources.pulling import images_of, puller_name
 
@@ -118,6 +120,39 @@ def test_the_rollout_goes_on_where_the_image_is() -> None:
     assert (replicas(plan, OLD), replicas(plan, NEW)) == (1, 1)
     priced = [w.name for w in plan.writes if type(w).__name__ == "PricePod"]
     assert priced == ["o2"]
+
+
+def test_why_pullers_are_refused_stays_told() -> None:
+    first = without_pullers(
+        NEW, decide(NEW, rolling()), InvalidSpec("admission webhook denied the request"), NOW
+    )
+    plan = decide(after(NEW, first), rolling(), NOW + timedelta(seconds=1))
+    assert made(plan) == []
+    assert image_ready(plan) == image_ready(first)
+    assert "denied the request. Nobody waits for it" in image_ready(plan)["message"]
+    assert "ImageNotPulled" not in [event.reason for event in plan.events]
+
+
+def test_why_jobs_are_not_let_in_for_a_minute_stays_told() -> None:
+    first = with_refusal(NEW, decide(NEW, rolling()), Unavailable("exceeded quota: jobs"), NOW)
+    service = after(NEW, first)
+    assert made(decide(service, rolling(), NOW + timedelta(seconds=59))) == ["n1", "n2"]
+    plan = decide(service, rolling(), NOW + timedelta(seconds=61))
+    assert made(plan) == []
+    assert (image_ready(plan)["reason"], image_ready(plan)["message"]) == (
+        "ImageNotPulled",
+        "Images cannot be pulled ahead: exceeded quota: jobs. Nobody waits for it: a pod has its images pulled when it starts.",
+    )
+
+
+def test_a_puller_without_a_place_is_looked_at_again_when_its_minute_is_over() -> None:
+    no_place = {"scheduled": False, "scheduled_at": None, "unschedulable": "0/2 nodes: 2 Insufficient cpu."}
+    seen = rolling(*(a_puller(node, **no_place) for node in ("n1", "n2")))
+    assert decide(NEW, seen, NOW + timedelta(seconds=20)).requeue_after == 40
+    late = decide(NEW, seen, NOW + timedelta(seconds=60))
+    assert image_ready(late)["reason"] == "ImageNotPulled"
+    assert decide(after(NEW, late), seen, NOW + timedelta(seconds=70)).requeue_after == RESYNC_SECONDS
+    assert decide(NEW, rolling(a_puller("n1"), a_puller("n2"))).requeue_after == RESYNC_SECONDS
 
 
 def test_where_a_stranger_holds_the_free_gpu_the_old_ones_node_gets_the_image_as_well() -> None:
@@ -322,6 +357,27 @@ def test_an_image_that_a_spare_node_cannot_pull_is_told_beside_ready() -> None:
     service, seen = settled(a_puller("n2", **REFUSED))
     plan = decide(service, seen, NOW + LONG)
     assert (ready(plan)["reason"], image_ready(plan)["reason"]) == ("Serving", "ImageUnavailable")
+
+
+def test_what_a_kubelet_says_in_turns_is_no_news_at_rest() -> None:
+    """It tries again for days, and each of its words would be a write."""
+    told = []
+    for reason, words in (("ErrImagePull", "not found"), ("ImagePullBackOff", "Back-off pulling image")):
+        service, seen = settled(a_puller("n2", waiting_reason=reason, waiting_message=words))
+        told.append(image_ready(decide(service, seen, NOW + LONG)))
+    assert told[0] == told[1]
+    assert (
+        told[0]["message"]
+        == "0 of 1 nodes have the images of the pods; not to be had on n2: see the Events of pod p-n2."
+    )
+
+
+def test_a_puller_that_is_done_counts_though_a_strangers_container_keeps_its_pod() -> None:
+    pulled = WarmerReport.from_json({"state": "Pulled", "images": 2})
+    beside = replace(a_puller("n2", phase="Running", begun=True), report=pulled)
+    seen = rolling(a_puller("n1"), beside, pods=(pod(NEW, "w", None),), asked=1)
+    plan = decide(after(NEW, decide(NEW, seen)), seen)
+    assert (replicas(plan, OLD), replicas(plan, NEW)) == (1, 1)
 
 
 STALE = {

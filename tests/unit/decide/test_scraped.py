@@ -105,9 +105,10 @@ GOOD = [a_scrape(NOW - 40), a_scrape(NOW - 10, 30)]
         [a_scrape(NOW - 40, 50), a_scrape(NOW - 10, 30)],
         [a_scrape(NOW - 40), a_scrape(NOW - 10, 30, age=STALE_SECONDS + 1)],
         [a_scrape(NOW + 60), a_scrape(NOW + 90, 30)],
+        [a_scrape(NOW - 40), a_scrape(NOW - 10, 1e300)],
     ],
     ids=["missing", "one alone", "stale", "not a number", "endless", "a series is missing", "another agent",
-         "it went back", "the engine is silent", "of the future"],
+         "it went back", "the engine is silent", "of the future", "more than there can be"],
 )  # fmt: skip
 def test_what_is_not_known_is_none_and_never_zero(scrapes: list[dict[str, Any]]) -> None:
     assert seen({"llama-0": scrapes}) is None
@@ -162,8 +163,8 @@ def ten_minutes(at: float, **said: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "said",
-    [{"up": 0.8}, {"scrapes": 20}, {"came": "NaN"}, {"busy": -1}],
-    ids=["scrapes failed", "Prometheus was away", "not a number", "what cannot be"],
+    [{"up": 0.8}, {"scrapes": 20}, {"came": "NaN"}, {"busy": -1}, {"came": 1e300}],
+    ids=["scrapes failed", "Prometheus was away", "not a number", "what cannot be", "too many"],
 )
 def test_ten_minutes_of_which_too_little_is_known_are_left_out(said: dict[str, Any]) -> None:
     good = [ten_minutes(600.0 * n) for n in range(1, 5)]

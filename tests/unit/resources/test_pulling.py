@@ -121,7 +121,7 @@ def test_what_pods_name_and_cannot_do_without_is_one_volume_of_which_the_process
     volume = pod["volumes"][-1]["projected"]
     assert volume["defaultMode"] == 0
     assert volume["sources"][0] == {"configMap": {"name": "settings"}}
-    assert volume["sources"][4]["secret"] == {"name": "keys", "items": [{"key": "a", "path": "named/4/a"}]}
+    assert volume["sources"][4]["secret"] == {"name": "keys", "items": [{"key": "a", "path": "+4/a"}]}
     paths = [
         item["path"]
         for one in volume["sources"]

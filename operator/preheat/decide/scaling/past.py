@@ -36,8 +36,7 @@ def with_past(policy: Policy, memory: Memory, windows: Iterable[Known], now: flo
     ``windows``: one for each slot, oldest first; what was wanted in each is replayed as it is for any other window.
     """
     means = _wanted(windows)
-    if not means:
-        # As in nearly every pass: to look at a week's slots for nothing costs a tenth of a millisecond.
+    if not means:  # as in nearly every pass: a look at all slots takes a tenth of a millisecond
         return memory, 0
     before = memory.season.unknown(_slot(now))
     season = memory.season.filled(means, _slot(now))

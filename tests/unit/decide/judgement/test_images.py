@@ -58,3 +58,6 @@ def test_a_secret_that_is_missing_is_told_as_of_a_replica() -> None:
     assert fault.reason is Reason.REFERENCE_MISSING
     assert 'secret "keys" not found' in fault.words
     assert fault_of_images([found], PATIENCE, NOW - timedelta(seconds=10)) is None
+    # Of more than three pods that wait for it nobody asks.
+    assert fault_of_images([found, pull("n4", PullState.PULLING)], PATIENCE, NOW) is not None
+    assert fault_of_images([found, pull("n4", PullState.PULLED)], PATIENCE, NOW) is None
