@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from preheat.api.constants import PROMETHEUS_LABEL_DEPLOYMENT
 from preheat.api.quantity import parse_bytes
 
 DEFAULT_IMAGES: Final = {
@@ -90,9 +91,13 @@ def _check_prometheus(config: OperatorConfig) -> None:
             "http://prometheus.monitoring:9090: a token is a file, PREHEAT_PROMETHEUS_TOKEN_FILE"
         )
     for pair in filter(None, (each.strip() for each in config.prometheus_labels.split(","))):
-        if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*\s*=\s*[^,]+", pair) or pair.startswith("__"):
+        if not re.fullmatch(r"_?[a-zA-Z][a-zA-Z0-9_]*\s*=\s*[^,]+", pair):
             raise ValueError(
                 f"PREHEAT_PROMETHEUS_LABELS has {pair!r}: it must be labels and their values, for example cluster=eu,tenant=a"
+            )
+        if pair.partition("=")[0].strip() in {"namespace", PROMETHEUS_LABEL_DEPLOYMENT}:
+            raise ValueError(
+                f"PREHEAT_PROMETHEUS_LABELS has {pair!r}: each question names the namespace and the LLMDeployment that it is about"
             )
 
 

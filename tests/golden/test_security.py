@@ -15,11 +15,11 @@ from preheat.api.constants import (
     MANAGED_BY,
     PORT_FRONT,
     PORTS_OF_DEPLOYMENTS,
+    PROMETHEUS_LABEL_DEPLOYMENT,
 )
 from preheat.api.gpu import GPUType
 from preheat.config import OperatorConfig
 from preheat.controller.concern import is_of_front
-from preheat.decide import scraped
 from preheat.resources.caching import cache_key, make_warmer, place_of, tolerations
 from preheat.resources.neighbours import Near, Peer, audience, make_seeder
 from preheat.resources.paging import make_pager
@@ -259,13 +259,19 @@ def test_a_prometheus_is_asked_where_one_is_named_alone(chart: list[dict[str, An
         LABEL_COMPONENT: COMPONENT_ENGINE,
     }
     assert monitor["spec"]["podTargetLabels"] == [LABEL_DEPLOYMENT]
-    assert re.sub("[^a-z]", "_", LABEL_DEPLOYMENT) == scraped.LABEL, "as Prometheus spells it"
+    assert re.sub("[^a-z]", "_", LABEL_DEPLOYMENT) == PROMETHEUS_LABEL_DEPLOYMENT, "as Prometheus spells it"
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert (endpoint["port"], endpoint["honorLabels"]) == (AGENT_METRICS, False)
 
 
 @pytest.mark.parametrize(
-    "value", ["prometheus.url=p:9090", "prometheus.url=http://me:secret@p", "prometheus.labels.a-b=c"]
+    "value",
+    [
+        "prometheus.url=p:9090",
+        "prometheus.url=http://me:secret@p",
+        *[f"prometheus.labels.{name}=c" for name in ("a-b", "__name__", "namespace")],
+        "prometheus.secret.tokenKey=in-no-secret",
+    ],
 )
 def test_a_prometheus_that_cannot_be_asked_is_refused(value: str) -> None:
     with pytest.raises(subprocess.CalledProcessError):

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping
 
 import httpx
 import pytest
+from preheat.api.constants import PROMETHEUS_LABEL_DEPLOYMENT
 from preheat.cluster.prometheus import Prometheus
 from preheat.config import OperatorConfig
 from preheat.decide import scraped
 from preheat.decide.scaling import LoadTime, Memory, Policy
 from preheat.decide.scaling.past import with_past
-from preheat.decide.scraped import FRESH_SECONDS, LABEL, STEP_SECONDS
+from preheat.decide.scraped import FRESH_SECONDS, STEP_SECONDS
 from preheat_agent.exposition import Signals
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -74,7 +75,7 @@ def history(now: float) -> str:
     first = int(now // STEP_SECONDS * STEP_SECONDS) - DAYS * DAY
     lines: dict[str, list[str]] = {}
     for number, pod in enumerate(("llama-0", "llama-1")):
-        labels = f'namespace="default",{LABEL}="llama",pod="{pod}",job="agents"'
+        labels = f'namespace="default",{PROMETHEUS_LABEL_DEPLOYMENT}="llama",pod="{pod}",job="agents"'
         came = 1000.0
         for at in range(first, int(now // STEP_SECONDS * STEP_SECONDS) - 4 * 3600, EVERY):
             since = at - first
@@ -119,7 +120,7 @@ def url(agents: Agents, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     jobs = [
         {"job_name": pod, "metrics_path": f"/{pod}", "static_configs": [{
             "targets": [f"127.0.0.1:{agents.server.server_address[1]}"],
-            "labels": {"namespace": "default", LABEL: "llama", "pod": pod},
+            "labels": {"namespace": "default", PROMETHEUS_LABEL_DEPLOYMENT: "llama", "pod": pod},
         }]}
         for pod in agents.told
     ]  # fmt: skip

@@ -11,6 +11,8 @@ FIELD_MANAGER: Final = "preheat"
 
 # Labels on children. Selectors use only the first two, which never change.
 LABEL_DEPLOYMENT: Final = "preheat.dev/llmdeployment"
+PROMETHEUS_LABEL_DEPLOYMENT: Final = "preheat_dev_llmdeployment"
+"""The same, as Prometheus spells it."""
 LABEL_COMPONENT: Final = "preheat.dev/component"
 LABEL_REVISION: Final = "preheat.dev/revision"
 LABEL_GPU_TYPE: Final = "preheat.dev/gpu-type"

@@ -20,13 +20,12 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
+from preheat.api.constants import PROMETHEUS_LABEL_DEPLOYMENT
 from preheat.decide.observed import MOST, Reading
 from preheat.decide.scaling import Known
 from preheat.decide.scaling.season import SLOT_MINUTES, WEEK_SLOTS
 from preheat.decide.signals import Growth, Scrape, Window, grown_window, growth, is_fresh
 
-LABEL = "preheat_dev_llmdeployment"
-"""What a scrape makes of the pods' label preheat.dev/llmdeployment."""
 RANGE_SECONDS = 180
 """How far back samples are asked for: three scrapes of a minute each."""
 FRESH_SECONDS = 75.0
@@ -232,5 +231,5 @@ def _result(body: Any, kind: str) -> Iterable[Mapping[str, Any]]:
 
 
 def _matchers(namespace: str, name: str, labels: Mapping[str, str]) -> str:
-    wanted = {**labels, "namespace": namespace, LABEL: name}
+    wanted = {**labels, "namespace": namespace, PROMETHEUS_LABEL_DEPLOYMENT: name}
     return ",".join(f"{label}={json.dumps(value)}" for label, value in wanted.items())

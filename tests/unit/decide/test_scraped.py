@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from preheat.api.constants import PROMETHEUS_LABEL_DEPLOYMENT
 from preheat.decide import scraped
 from preheat.decide.scraped import (
     FRESH_SECONDS,
-    LABEL,
     past_query,
     read_past,
     read_recent,
@@ -48,7 +48,7 @@ def body(pods: dict[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
                 "__name__": f"preheat_agent_{name}",
                 "pod": pod,
                 "namespace": "default",
-                LABEL: "llama",
+                PROMETHEUS_LABEL_DEPLOYMENT: "llama",
             },
             "values": [[one["at"], str(one[field])] for one in scrapes if field in one],
         }
@@ -144,7 +144,7 @@ def test_queries_name_one_deployment_and_nothing_leads_out_of_them() -> None:
         text = query("default", 'x"} or up{a="', {"cluster": "eu", "namespace": "other"})
         assert 'namespace="default"' in text
         assert 'namespace="other"' not in text
-        assert f'{LABEL}="x\\"}} or up{{a=\\""' in text
+        assert f'{PROMETHEUS_LABEL_DEPLOYMENT}="x\\"}} or up{{a=\\""' in text
         assert text.count('cluster="eu"') == text.count('namespace="default"')
 
 

@@ -78,7 +78,8 @@ def test_a_prometheus_is_named_by_an_url_and_labels() -> None:
     [
         *[("URL", url) for url in ("prometheus:9090", "file:///etc/passwd", "http://", "http://me:secret@host",
                                    "http://host/?query=up", "http://[host", "http://host:port")],
-        *[("LABELS", labels) for labels in ("cluster", "=eu", "a-b=c", "__name__=up", "a=b,c")],
+        *[("LABELS", labels) for labels in ("cluster", "=eu", "a-b=c", "__name__=up", "a=b,c",
+                                         "namespace=prod", "preheat_dev_llmdeployment = a")],
     ],
 )  # fmt: skip
 def test_a_prometheus_that_cannot_be_asked_is_told_at_start(name: str, value: str) -> None:
