@@ -4,8 +4,9 @@
     more are wanted, or expected within a load time, than have one    as many nodes with the weights and free GPUs
     a rollout                                                         of the nodes that it takes next, one
 
-Nobody waits for it, and nothing is tried twice: a Job stays until its node's load is over or comes no more. Weights that came a
-short while ago are in memory as they are, so a first revision has no pager.
+Nobody waits for it, and nothing is tried twice: a Job stays until its node's load is over, and one whose load comes no more for a
+while yet, as a forecast that wavers would have it made again and again. Weights that came a short while ago are in memory as they
+are, so a first revision has no pager.
 """
 
 from collections.abc import Collection, Sequence
@@ -27,6 +28,8 @@ from preheat.resources.paging import make_pager
 
 FRESH_SECONDS = 600.0
 """Weights that were fetched so lately are in memory still: who writes a file leaves its pages there."""
+KEPT_SECONDS = 600.0
+"""From when it was made a pager is left for so long though its load is expected no more."""
 UNHURT = "Nobody waits for it: the engine reads them from the disk."
 
 
@@ -68,7 +71,8 @@ def decide_pages(
         *(
             Delete("Job", service.namespace, pager.job.name, pager.job.uid)
             for pager in seen.pagers
-            if not pager.job.deleting and not _is_of(service, wish, pager, due)
+            if not pager.job.deleting
+            and not _is_of(service, wish, pager, (*due, *_kept(service, seen, mine, now)))
         ),
         *(Apply(make_pager(service, wish.revisions[0], node, size, config), once=True) for node in new),
     ]
@@ -161,6 +165,22 @@ def _is_of(service: LLMDeployment, wish: Wish, pager: Puller, due: Collection[st
     """Tell whether a pager is for a load that is still due."""
     job = pager.job
     return not pager.orphan and job.node in due and job.name == pager_name(service.name, wish.id, job.node)
+
+
+def _kept(
+    service: LLMDeployment, seen: ServiceObservation, mine: Sequence[PodView], now: datetime
+) -> list[str]:
+    """Return the nodes whose pager is left though no load is due there: it is young, and no replica has loaded there."""
+    if service.spec.cache.page_cache is PageCache.NEVER:
+        return []
+    loaded = {pod.node for pod in mine if pod.ready}
+    return [
+        pager.job.node
+        for pager in seen.pagers
+        if pager.job.node not in loaded
+        and pager.job.created is not None
+        and (now - pager.job.created).total_seconds() < KEPT_SECONDS
+    ]
 
 
 def _has_failed(pager: Puller) -> bool:

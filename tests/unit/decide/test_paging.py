@@ -234,11 +234,20 @@ def test_a_pager_goes_when_its_load_is_over_and_is_not_made_twice_before() -> No
 
 def test_pagers_of_another_revision_of_nobody_and_of_who_asks_no_more_go() -> None:
     service, other = a_user(), a_user(runtime={"options": {"n_ctx": "512"}})
-    for pager in (a_pager(other, "n1"), a_pager(service, "n1", orphan=True), a_pager(service, "n2")):
+    for pager in (a_pager(other, "n1"), a_pager(service, "n1", orphan=True)):
         assert deleted(decide(service, seen_of(service, pagers=[pager]))) == [pager.job.name]
     never = a_service()
     pager = a_pager(never, "n1")
     assert deleted(decide(never, seen_of(never, pagers=[pager]))) == [pager.job.name]
+
+
+def test_a_pager_whose_load_is_expected_no_more_stays_a_while() -> None:
+    """A forecast that wavers around a replica would have one made and deleted with each turn."""
+    service = a_user()
+    pager = a_pager(service, "n2")
+    for seconds, gone in ((0, []), (599, []), (600, [pager.job.name])):
+        plan = decide(service, seen_of(service, pagers=[pager]), NOW + timedelta(seconds=seconds))
+        assert deleted(plan) == gone
 
 
 def test_memory_that_is_short_is_told_once_and_not_tried_again() -> None:
