@@ -44,11 +44,13 @@ def observation(
     mine = {kind: [body for body in bodies if _is_of(body, service)] for kind, bodies in lists.items()}
     deployments = [body for body in mine.get("Deployment", ()) if is_controlled_by(body, service.uid)]
     names = {body["metadata"]["name"] for body in deployments}
-    pods = [body for body in mine.get("Pod", ()) if is_replica_of(body, names)]
+    pods = [
+        PodView.from_body(body, main="engine") for body in mine.get("Pod", ()) if is_replica_of(body, names)
+    ]
     return ServiceObservation(
         nodes=nodes,
         deployments=[DeploymentView.from_body(body) for body in deployments],
-        pods=[PodView.from_body(body, main="engine") for body in pods],
+        pods=[pod for pod in pods if not pod.has_ended],
         caches=_caches(lists.get("ModelCache", ()), service.namespace),
         children=[body for kind in CHILDREN for body in mine.get(kind, ())],
         uses=_uses(lists.get("Pod", ()), service.spec.hardware.gpu.resource_name),

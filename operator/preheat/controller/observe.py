@@ -75,9 +75,9 @@ async def observe_service(
     deployments = [b for b in view.children(parent, "Deployment") if is_controlled_by(b, service.uid)]
     ours = {body["metadata"]["name"] for body in deployments}
     pods = [
-        view.derived(key_of(body), _model_pod)
+        pod
         for body in view.children(parent, "Pod")
-        if is_replica_of(body, ours)
+        if is_replica_of(body, ours) and not (pod := view.derived(key_of(body), _model_pod)).has_ended
     ]
     children = [
         body

@@ -343,6 +343,14 @@ class PodView:
     unready_since: datetime | None = None
     """Since when its main container runs and it is not Ready, None while either is not so."""
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it ended for good: evicted, refused by its kubelet, on a node that was shut down.
+
+        It holds no GPU, and its ReplicaSet has made another. Kubernetes leaves it there until thousands have gathered.
+        """
+        return self.phase in {"Failed", "Succeeded"}
+
     @classmethod
     def from_body(cls, body: Body, main: str) -> "PodView":
         """Return the view of a v1 Pod whose main container is called ``main``."""

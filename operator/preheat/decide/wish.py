@@ -30,6 +30,7 @@ class ServiceObservation:
     nodes: Sequence[NodeView]
     deployments: Sequence[DeploymentView]
     pods: Sequence[PodView]
+    """Of every revision, those that are on their way out as well. None that has ended: it is no replica any more."""
     caches: Sequence[ModelCache]
     """All ModelCaches of the namespace: one made ahead of time serves as well as our own."""
     children: Sequence[Manifest]

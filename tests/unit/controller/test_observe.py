@@ -94,6 +94,28 @@ async def test_a_gpu_that_is_taken_has_its_pod_beside_it() -> None:
     assert ([pod.scheduled for pod in seen.pods], list(seen.uses)) == ([False], [])
 
 
+@pytest.mark.parametrize("phase", ["Failed", "Succeeded"])
+async def test_a_pod_that_has_ended_is_no_replica(phase: str) -> None:
+    """Evicted, or refused by its kubelet after a restart: a Deployment leaves such pods there, and makes others."""
+    view = View()
+    view.put(a_deployment())
+    view.put(a_pod("1", "n1"))
+    ended = a_pod("2", "n1")
+    ended["metadata"] |= {"name": "llama-r-x-z", "uid": "e"}
+    view.put({**ended, "status": {**ended["status"], "phase": phase, "reason": "Evicted"}})
+    nobody: Any = Nobody()
+    seen = await observe_service(
+        SERVICE,
+        view,
+        FakeSidecars(),
+        nobody,
+        cast("Any", NoScaling()),
+        nobody,
+        datetime.now(UTC),
+    )
+    assert [pod.name for pod in seen.pods] == ["llama-r-x-y"]
+
+
 class Asked(Nobody):
     """It notes of whom it is asked."""
 

@@ -62,7 +62,7 @@ def decisive_fault(
     pods: Sequence[PodView], lost: Collection[str], patience: Patience, now: datetime
 ) -> Fault | None:
     """Return why a revision cannot serve, None as long as it may. ``pods``: its live ones; ``lost``: nodes not Ready."""
-    judged = [pod for pod in pods if pod.phase not in {"Failed", "Succeeded"} and pod.node not in lost]
+    judged = [pod for pod in pods if not pod.has_ended and pod.node not in lost]
     if any(pod.ready and pod.restarts < CRASHES for pod in judged):
         return None
     found = [(pod, fault_of(pod, patience, now)) for pod in judged]
