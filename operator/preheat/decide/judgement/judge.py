@@ -49,12 +49,15 @@ def judge(
     """Return why the wanted revision failed, None as long as it may be good.
 
     ``back``: the one to go back to. ``ahead``: what is known of the images of the wanted one's pods.
+    A verdict lies on a ControllerRevision: one that is not there yet, or that somebody deleted, is made first.
     """
+    if not any(revision.id == wish.id for revision in stored):
+        return None
     refused = _without_weights(service, seen, stored, back, wish, now)
     if refused is not None:
         return refused
     fault = (
-        _without_images(service, seen, stored, wish, now, ahead)
+        _without_images(service, seen, wish, now, ahead)
         or fault_of_revision(service, seen, wish, now)
         or _nowhere_to_run(service, seen, stored, back, wish, now)
     )
@@ -88,8 +91,7 @@ def _without_weights(
     cache = the_cache(wish, seen)
     if cache is None or wish.replicas == 0 or back.cache == cache.name or not same_source(cache, service):
         return None
-    is_stored = any(revision.id == wish.id for revision in stored)
-    if not is_stored or cache.uid in condemned_caches(stored):
+    if cache.uid in condemned_caches(stored):
         return None
     found = refusal_of(cache)
     if found is None:
@@ -107,13 +109,12 @@ def _without_weights(
 def _without_images(
     service: LLMDeployment,
     seen: ServiceObservation,
-    stored: Sequence[Revision],
     wish: Wish,
     now: datetime,
     ahead: Ahead,
 ) -> Fault | None:
     """Return that the images of the wanted revision's pods are not to be had, before any of its replicas was started."""
-    if ahead.unavailable is None or not any(revision.id == wish.id for revision in stored):
+    if ahead.unavailable is None:
         return None
     up = {node.name for node in seen.nodes if node.ready}
     return fault_of_images(

@@ -320,3 +320,16 @@ def test_a_pinned_revision_that_somebody_wrote_by_hand_stops_no_pass() -> None:
     assert revision.gpus("nvidia.com/gpu") == 0
     pinned = serving.render_revision(OLD, OLD.spec.hardware.gpu.types[0], 1, "c", CONFIG)
     assert (pinned.gpus("nvidia.com/gpu"), pinned.gpus("amd.com/gpu")) == (1, 0)
+
+
+def test_a_verdict_waits_for_the_revision_that_it_lies_on() -> None:
+    """Somebody deleted it while its replica crashed: it is made again, and does not wait for ever to be written on."""
+    crashes = pod(NEW, "n", "n1", restarts=5, last_exit="exit code 1")
+    seen = scene(OLD, NEW, SERVING[1], crashes, asked=(1, 1))
+    (name,) = [w.manifest["metadata"]["name"] for w in decide(NEW, seen).writes if isinstance(w, Apply)]
+    deleted = replace(seen, children=[c for c in seen.children if c["metadata"]["name"] != name])
+    plan = decide(NEW, deleted)
+    assert ("ControllerRevision", name) in [
+        (w.manifest["kind"], w.manifest["metadata"]["name"]) for w in plan.writes if isinstance(w, Apply)
+    ]
+    assert replicas(plan, OLD) == 1
