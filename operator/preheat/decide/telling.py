@@ -567,7 +567,9 @@ def _verdict(
     """Return Ready with its most telling reason, and the progress of what that reason names."""
     mine = [pod for pod in seen.pods if pod.revision == wish.id and not pod.deleting]
     ready = sum(pod.ready for pod in mine)
-    old = [pod for pod in seen.pods if pod.revision != wish.id]
+    # On a node that is gone a pod leaves for ever: the rollout does not wait for it either.
+    dead = {node.name for node in seen.nodes if not node.ready}
+    old = [pod for pod in seen.pods if pod.revision != wish.id and not (pod.deleting and pod.node in dead)]
     asked = wish.replicas + renew(service.namespace, seen, wish).surplus
     if ready >= wish.replicas and len(mine) <= asked and not old:
         if wish.replicas == 0:

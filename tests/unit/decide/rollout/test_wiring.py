@@ -333,3 +333,12 @@ def test_a_verdict_waits_for_the_revision_that_it_lies_on() -> None:
         (w.manifest["kind"], w.manifest["metadata"]["name"]) for w in plan.writes if isinstance(w, Apply)
     ]
     assert replicas(plan, OLD) == 1
+
+
+def test_an_old_pod_that_leaves_a_dead_node_for_ever_is_not_waited_for() -> None:
+    new = (pod(NEW, "a", "n1", ready=True), pod(NEW, "b", "n2", ready=True))
+    seen = scene(OLD, NEW, *new, pod(OLD, "o", "n3", deleting=True), asked=(0, 2))
+    plan = decide(NEW, replace(seen, nodes=[*seen.nodes, a_node("n3")]))
+    assert (ready(plan)["status"], ready(plan)["reason"]) == ("False", "RollingOut")
+    plan = decide(NEW, replace(seen, nodes=[*seen.nodes, a_node("n3", ready=False)]))
+    assert (ready(plan)["status"], ready(plan)["reason"], told(plan)) == ("True", "Serving", None)
