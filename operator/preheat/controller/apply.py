@@ -19,6 +19,7 @@ from preheat.controller.limits import Budget, Contests
 from preheat.controller.pace import Pace
 from preheat.controller.telemetry import Metrics
 from preheat.controller.view import Key, View, key_of
+from preheat.decide.ahead import START_SECONDS
 from preheat.decide.changes import differs, fingerprint, is_progress
 from preheat.decide.observed import is_controlled_by, parse_time
 from preheat.decide.ownership import adoption, is_drift, words_of_drift
@@ -91,6 +92,8 @@ class Writer:
         self._unwritable: dict[Key, str] = {}
         self._refused: dict[Key, float] = {}
         """Since when a write of an object's passes is refused, each time."""
+        self._no_pullers: dict[Key, float] = {}
+        """And since when one of its pullers is."""
         self._pace = Pace(clock)
         self._making: dict[Key, asyncio.Event] = {}
         """What is being created right now: set when that has ended, well or not."""
@@ -112,7 +115,7 @@ class Writer:
         Raises Unavailable when something outside kept it from being carried out.
         """
         refused = await self._write_all(plan.writes, subject, decided_from)
-        if isinstance(refused.get(IMAGES), InvalidSpec | NotOwned):
+        if self._is_given_up(subject, refused.get(IMAGES)):
             plan = without_pullers(subject, plan, refused.pop(IMAGES), now)
         if PAGES in refused:
             plan = without_pagers(subject, plan, refused.pop(PAGES), now)
@@ -158,6 +161,7 @@ class Writer:
         self._begun.pop(key, None)
         self._unwritable.pop(key, None)
         self._refused.pop(key, None)
+        self._no_pullers.pop(key, None)
         self._pace.rests(key)
         self._good_enough.pop(key, None)
         self._equal.pop(key, None)
@@ -170,6 +174,14 @@ class Writer:
             self._refused.pop(_key_of(subject), None)
             return False
         return self._clock() - self._refused.setdefault(_key_of(subject), self._clock()) >= REFUSED_SECONDS
+
+    def _is_given_up(self, subject: Subject, refusal: PreheatError | None) -> bool:
+        """Tell whether no more pullers are tried: one is never let in, or each time was not for as long as anybody waits."""
+        if refusal is None:
+            self._no_pullers.pop(_key_of(subject), None)
+            return False
+        since = self._no_pullers.setdefault(_key_of(subject), self._clock())
+        return isinstance(refusal, InvalidSpec | NotOwned) or self._clock() - since >= START_SECONDS
 
     def _patience(self, subject: Subject, plan: Plan) -> float:
         """Return for how many seconds a status may still wait: none when it is news, a while for progress."""

@@ -30,6 +30,8 @@ from preheat.resources.serving import Revision
 
 START_SECONDS = 60.0
 """For so long a puller may be without a pod, or its pod without a start. Later it tells nothing, and nobody waits."""
+CANNOT = "Images cannot be pulled ahead: "
+"""With these words it is told, and known again, that no more pullers can be made."""
 UNHURT = "Nobody waits for it: a pod has its images pulled when it starts."
 NAMED = 3
 """So many nodes are named."""
@@ -111,7 +113,7 @@ def look_ahead(
     for node, puller in mine.items():
         if node not in pulls or pulls[node].state is not PullState.PULLED:
             pulls[node] = _of_puller(puller, images, now)
-    refused = "" if mine else _given_up(service, now)
+    refused = _given_up(service, now, none=not mine)
     is_new = not wish.going_back and not _runs_elsewhere(seen, wish, stored, images)
     return Ahead(
         images,
@@ -183,8 +185,8 @@ def _age_seconds(puller: Puller, now: datetime) -> float:
     return (now - puller.job.created).total_seconds() if puller.job.created is not None else 0.0
 
 
-def _given_up(service: LLMDeployment, now: datetime) -> str:
-    """Return why no puller can be made for this spec, empty where one can.
+def _given_up(service: LLMDeployment, now: datetime, *, none: bool) -> str:
+    """Return why no puller, or no more of them, can be made for this spec, empty where one can. ``none``: there is none yet.
 
     It was refused (``refusals.without_pullers``), or asked for in vain for a while. That is read off the status: one that
     is wiped costs another try.
@@ -193,17 +195,17 @@ def _given_up(service: LLMDeployment, now: datetime) -> str:
     if told is None or told.observed_generation != service.generation:
         return ""
     if told.reason == Reason.IMAGE_NOT_PULLED:
-        return told.message
+        return told.message if told.message.startswith(CANNOT) else ""
     since = parse_time(told.last_transition_time)
     late = since is not None and (now - since).total_seconds() >= START_SECONDS
     refused = {Reason.CHILD_REFUSED, Reason.NAME_TAKEN}
     words = next((c.message for c in service.status.conditions if c.reason in refused), "")
-    return not_pulled(words) if told.reason == Reason.IMAGE_PULLING and late and words else ""
+    return not_pulled(words) if none and told.reason == Reason.IMAGE_PULLING and late and words else ""
 
 
 def not_pulled(words: str) -> str:
     """Say why images are not pulled ahead."""
-    return f"Images cannot be pulled ahead: {sentence(words)} {UNHURT}"
+    return f"{CANNOT}{sentence(words)} {UNHURT}"
 
 
 def decide_pulls(
@@ -300,6 +302,9 @@ def _verdict(ahead: Ahead, nodes: Sequence[str], *, rolling: bool) -> list[Verdi
     """
     if not nodes:
         return []
+    if ahead.refused and any(node not in ahead.pulls for node in nodes):
+        # Before all else: there the next pass reads it.
+        return [Verdict(ConditionType.IMAGE_READY, None, Reason.IMAGE_NOT_PULLED, ahead.refused)]
     by_state: dict[PullState, list[str]] = {}
     for node in nodes:
         by_state.setdefault(ahead.state_on(node), []).append(node)
@@ -323,7 +328,7 @@ def _verdict(ahead: Ahead, nodes: Sequence[str], *, rolling: bool) -> list[Verdi
                 why = f": see the Events of pod {pull.pod.name}."
             message = f"{words}; {what} {named[0]}{why}"
         else:
-            message = ahead.refused if pull is None else f"{words}; not known of {named[0]}{why} {UNHURT}"
+            message = f"{words}; not known of {named[0]}{why} {UNHURT}"
         told = pull.reason if pull is not None and state is PullState.UNAVAILABLE else reason
         return [Verdict(ConditionType.IMAGE_READY, holds, told, message)]
     return []

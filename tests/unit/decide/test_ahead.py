@@ -145,6 +145,41 @@ def test_why_jobs_are_not_let_in_for_a_minute_stays_told() -> None:
     )
 
 
+def test_where_one_puller_is_let_in_and_another_is_not_the_rollout_goes_on_without_it() -> None:
+    """As with a quota of one Job: nothing waits for what the other node would have told."""
+    new = pod(NEW, "a", "n1", ready=True), pod(NEW, "w", None)
+    seen = scene(OLD, NEW, SERVING[1], *new, asked=(1, 2))
+    seen = replace(seen, pullers=[a_puller("n1", JobState.COMPLETE)])
+    first = decide(NEW, seen)
+    assert (made(first), replicas(first, OLD)) == (["n2"], 1)
+    service = after(NEW, without_pullers(NEW, first, Unavailable("exceeded quota: jobs"), NOW))
+    for seconds in (1, 3600):
+        plan = decide(service, seen, NOW + timedelta(seconds=seconds))
+        assert made(plan) == []
+        assert "exceeded quota: jobs" in image_ready(plan)["message"]
+        service = after(service, plan)
+    assert replicas(decide(service, seen, NOW + LONG), OLD) == 0
+
+
+@pytest.mark.parametrize("fields", [{}, REFUSED], ids=["pulls", "cannot pull"])
+def test_why_no_more_pullers_are_made_is_told_whatever_those_that_are_there_do(
+    fields: dict[str, str],
+) -> None:
+    """It is read off the status: two that told in turns would each be a write, and each second one a Job that is refused."""
+    seen = rolling(a_puller("n1", **fields))
+    plan = without_pullers(NEW, decide(NEW, seen), InvalidSpec("denied"), NOW)
+    for _ in range(2):
+        plan = decide(after(NEW, plan), seen)
+        assert (made(plan), image_ready(plan)["reason"]) == ([], "ImageNotPulled")
+
+
+def test_what_was_not_known_of_one_node_lets_pullers_be_made_on_another() -> None:
+    service, seen = settled(a_puller("n2", JobState.FAILED, phase="Failed"))
+    told = decide(service, seen)
+    assert image_ready(told)["reason"] == "ImageNotPulled"
+    assert made(decide(after(service, told), replace(seen, pullers=[]))) == ["n2"]
+
+
 def test_a_puller_without_a_place_is_looked_at_again_when_its_minute_is_over() -> None:
     no_place = {"scheduled": False, "scheduled_at": None, "unschedulable": "0/2 nodes: 2 Insufficient cpu."}
     seen = rolling(*(a_puller(node, **no_place) for node in ("n1", "n2")))
