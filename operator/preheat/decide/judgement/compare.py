@@ -134,7 +134,7 @@ def upper_rate(failed: float, ended: float) -> float:
     (0.0066, 0.127)
     """
     z2 = WILSON**2
-    rate = failed / ended
+    rate = min(1.0, failed / ended)  # engines count what they like
     spread = WILSON * math.sqrt(rate * (1 - rate) / ended + z2 / (4 * ended**2))
     return min(1.0, (rate + z2 / (2 * ended) + spread) / (1 + z2 / ended))
 

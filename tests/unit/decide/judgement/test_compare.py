@@ -67,3 +67,10 @@ def test_a_few_milliseconds_that_became_many_are_nobodys_business() -> None:
     found = regression(Tally(5000, 0, 600.0), quick, AnalysisSpec())
     assert found is not None
     assert found.reason is Reason.LATENCY
+
+
+def test_an_engine_that_counts_more_failures_than_requests_ends_no_pass() -> None:
+    assert regression(Tally(100, 0, None), Tally(100, 200, None), AnalysisSpec()) is None
+    found = regression(Tally(100, 200, None), Tally(100, 0, None), AnalysisSpec())
+    assert found is not None
+    assert found.reason is Reason.ERROR_RATE
