@@ -4,14 +4,18 @@ A Secret that is missing is in no status: the kubelet tells of it in an Event an
 read Secrets, so it reads that. It asks only while something does not start, less and less often, and never at
 rest: a pod that starts tells so itself. The more start at once, the longer each is given: reading Events is the
 dearest thing that the operator asks of the API server, which looks through all those of the namespace.
+
+And since when: nothing in the cluster says how long a pod has been in trouble, only how long it is there.
 """
 
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from preheat.cluster.kube import Kube
+from preheat.decide.observed import PodView
+from preheat.decide.troubles import STARTS_NOTHING, trouble_of
 from preheat.errors import PreheatError
 
 POD_SECONDS = 1.0
@@ -19,11 +23,14 @@ JOB_SECONDS = 2.0
 """How long a start may take before anybody asks. A mount fails at once, a Job's first pod takes a moment."""
 LONGEST_SECONDS = 30.0
 FORGET_SECONDS = 300.0
+FORGET_STARTS_SECONDS = 3600.0
 ASKS_PER_SECOND = 4.0
 """Over all objects that began to start within FRESH_SECONDS."""
 FRESH_SECONDS = 60.0
 AT_ONCE = 3
 """So many objects are asked about in one pass: what keeps one from starting mostly keeps the others."""
+GAP_SECONDS = 60.0
+"""Trouble that comes again within so long is the same: a kubelet that tries again shows none for a moment."""
 MESSAGE_LIMIT = 400
 COMBINED = "(combined from similar events): "
 
@@ -37,6 +44,17 @@ class _Known:
     words: str | None = None
 
 
+@dataclass(slots=True)
+class _Start:
+    seen: float
+    placed: float | None = None
+    """When it was first seen to have a node."""
+    began: float | None = None
+    """When its trouble began."""
+    over: float | None = None
+    """When it was first seen without it again."""
+
+
 class Complaints:
     """Remembers what was said of whom, and when to ask again. Owned by one event loop."""
 
@@ -44,6 +62,7 @@ class Complaints:
         self._kube = kube
         self._clock = clock
         self._known: dict[str, _Known] = {}
+        self._starts: dict[str, _Start] = {}
         self._fresh: deque[float] = deque()
         self._forgets_at = 0.0
 
@@ -72,6 +91,31 @@ class Complaints:
         told = {uid: known.words for uid, known in chosen.items() if known.words is not None}
         return told, max(0.1, min(known.due for known in chosen.values()) - now)
 
+    def timed(self, pods: Iterable[PodView]) -> list[PodView]:
+        """Return the pods; those in trouble with for how long they are, and were well before. An operator that starts begins anew."""
+        now = self._clock()
+        self._forget(now)
+        return [self._timed(pod, now) for pod in pods]
+
+    def _timed(self, pod: PodView, now: float) -> PodView:
+        trouble = trouble_of(pod)
+        is_troubled = trouble is not None and trouble.reason in STARTS_NOTHING
+        if not (is_troubled or pod.starting):
+            self._starts.pop(pod.uid, None)
+            return pod
+        start = self._starts.setdefault(pod.uid, _Start(now))
+        start.seen = now
+        if pod.scheduled and start.placed is None:
+            start.placed = now
+        if not is_troubled:
+            start.over = now if start.over is None else start.over
+            return pod
+        if start.began is None or (start.over is not None and now - start.over > GAP_SECONDS):
+            start.began = now
+        start.over = None
+        well = start.began - start.placed if start.placed is not None else 0.0
+        return replace(pod, troubled_seconds=now - start.began, well_seconds=max(0.0, well))
+
     def _begin(self, uid: str, patience: float, now: float) -> _Known:
         """Note that an object begins to start, and give it as long as the number of those at it allows."""
         self._fresh.append(now)
@@ -85,6 +129,9 @@ class Complaints:
             return
         self._forgets_at = now + FORGET_SECONDS / 10
         self._known = {uid: known for uid, known in self._known.items() if now - known.due < FORGET_SECONDS}
+        self._starts = {
+            uid: one for uid, one in self._starts.items() if now - one.seen < FORGET_STARTS_SECONDS
+        }
 
     async def _ask(self, namespace: str, uid: str) -> str | None:
         """Return the newest Event's words if it is a warning: after a good one the trouble is over."""

@@ -123,7 +123,9 @@ async def observe_service(
     pullers, again_for_pullers = await _with_complaints(service, seen.pullers, complaints)
     return replace(
         seen,
-        pods=[replace(pod, report=reports.get(pod.name), complaint=said.get(pod.uid)) for pod in pods],
+        pods=complaints.timed(
+            replace(pod, report=reports.get(pod.name), complaint=said.get(pod.uid)) for pod in pods
+        ),
         scaling=await scaling.observe(service, pods, seen.nodes, seen.uses, view, now),
         readings=readings,
         look_again=min((wait for wait in (again, again_for_pullers) if wait is not None), default=None),
@@ -170,11 +172,15 @@ async def _with_complaints(
     starting = [p.pod.uid for p in pullers if p.pod is not None and p.pod.starting and not p.pod.deleting]
     podless = [p.job.uid for p in pullers if p.job.podless and not p.job.deleting]
     said, again = await complaints.about(service.namespace, starting, podless)
+    pods = complaints.timed(
+        replace(p.pod, complaint=said.get(p.pod.uid)) for p in pullers if p.pod is not None
+    )
+    by_uid = {pod.uid: pod for pod in pods}
     return [
         replace(
             puller,
             job=replace(puller.job, complaint=said.get(puller.job.uid)),
-            pod=replace(puller.pod, complaint=said.get(puller.pod.uid)) if puller.pod is not None else None,
+            pod=by_uid[puller.pod.uid] if puller.pod is not None else None,
         )
         for puller in pullers
     ], again

@@ -330,6 +330,10 @@ class PodView:
     """Whether one of its containers runs or has run."""
     complaint: str | None = None
     """What the kubelet says of it, where it does not start."""
+    troubled_seconds: float | None = None
+    """For how long it has been seen to be kept from starting, None while it is not, or where nobody watched."""
+    well_seconds: float = 0.0
+    """For how long it was on its node before that, and nothing was wrong: an image was pulled."""
     crashing: str | None = None
     """Which container of the user's own ends again and again, and how."""
     lagging: str | None = None

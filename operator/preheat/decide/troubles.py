@@ -18,6 +18,8 @@ A claim of our own that the scheduler does not know yet is nobody's to create.
 
 _IMAGES = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 CRASHING = "CrashLoopBackOff"
+STARTS_NOTHING = frozenset({Reason.IMAGE_UNAVAILABLE, Reason.REFERENCE_MISSING, Reason.POD_NOT_STARTING})
+"""Reasons that may be the revision's fault, once they last."""
 MOUNTING = "NotStarting"
 """What is told by an Event alone is called so: mostly a volume that cannot be mounted."""
 

@@ -1,6 +1,7 @@
 """Events are asked for only while something does not start, less and less often, and what they say is believed
 only while nothing better was said since."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -10,6 +11,7 @@ from preheat.controller.complaints import (
     AT_ONCE,
     FORGET_SECONDS,
     FRESH_SECONDS,
+    GAP_SECONDS,
     JOB_SECONDS,
     LONGEST_SECONDS,
     POD_SECONDS,
@@ -17,6 +19,7 @@ from preheat.controller.complaints import (
 )
 from preheat.errors import Unavailable
 
+from tests.builders import a_pod
 from tests.fakes import FakeKube
 
 MISSING = {"type": "Warning", "reason": "FailedMount", "note": 'secret "x" not found'}
@@ -127,3 +130,40 @@ async def test_words_are_bounded_and_said_once(world: World) -> None:
     told, _ = await world.look(POD_SECONDS, pod="default")
     assert set(told["pod"]) == {"x"}
     assert len(told["pod"]) <= 400
+
+
+NO_IMAGE = {"waiting_reason": "ErrImagePull", "waiting_message": "unexpected EOF"}
+
+
+def lasts(world: World, seconds: float, **fields: Any) -> tuple[float | None, float]:
+    """For how long a pod that has a node and does not start is in trouble, and was well before."""
+    world.now += seconds
+    given = {"phase": "Pending", "ready": False, "starting": True, "begun": False, **fields}
+    (told,) = world.complaints.timed([replace(a_pod("p"), uid="uid-p", **given)])
+    return told.troubled_seconds, told.well_seconds
+
+
+def test_trouble_is_as_old_as_it_was_seen_not_as_old_as_the_pod(world: World) -> None:
+    assert lasts(world, 0) == (None, 0)
+    assert lasts(world, 2400, **NO_IMAGE) == (0, 2400), "an image was pulled for as long"
+    assert lasts(world, 30, **NO_IMAGE) == (30, 2400)
+    assert lasts(world, 900, **NO_IMAGE) == (930, 2400), "however seldom anybody looks"
+
+
+def test_trouble_that_is_over_for_a_moment_is_the_same(world: World) -> None:
+    lasts(world, 0, **NO_IMAGE)
+    assert lasts(world, 10) == (None, 0)
+    assert lasts(world, GAP_SECONDS, **NO_IMAGE) == (10 + GAP_SECONDS, 0)
+    lasts(world, 10)
+    assert lasts(world, GAP_SECONDS + 1, **NO_IMAGE) == (0, 81 + GAP_SECONDS)
+
+
+def test_a_wait_for_a_place_is_no_time_that_went_well(world: World) -> None:
+    lasts(world, 0, scheduled=False, starting=False)
+    assert lasts(world, 3600, **NO_IMAGE) == (0, 0)
+
+
+def test_who_has_started_is_in_no_trouble_and_begins_anew(world: World) -> None:
+    lasts(world, 0, **NO_IMAGE)
+    assert lasts(world, 10, starting=False, begun=True) == (None, 0)
+    assert lasts(world, 10, **NO_IMAGE) == (0, 0)

@@ -28,6 +28,9 @@ class Nobody:
     async def about(self, *_: Any) -> tuple[dict[str, Any], None]:
         return {}, None
 
+    def timed(self, pods: Any) -> list[Any]:
+        return list(pods)
+
     def observe(self, *_: Any) -> None:
         return None
 

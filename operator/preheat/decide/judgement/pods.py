@@ -6,7 +6,8 @@
     engine ends again and again                      the kubelet         restarts, less what its agent killed to heal
     a container of the template does                 the kubelet         enough: it backs off
     question not answered, whatever was tried        the agent           enough: three engines
-    image, configuration, reference                  kubelet, scheduler  enough, once it lasts longer than a usual start
+    image, configuration, reference                  kubelet, scheduler  enough, once it lasts longer than a usual start, and
+                                                                         than what went well before
     started and neither loads nor answers            kubelet, agent      enough, at ``progressLimitFactor`` usual starts
 
 A revision failed when its replicas made ``ATTEMPTS`` together, none of them is well, and none that has a node still has its
@@ -21,7 +22,7 @@ from datetime import datetime
 from preheat.api.conditions import Reason
 from preheat.decide.observed import AgentState, PodView
 from preheat.decide.text import duration
-from preheat.decide.troubles import MOUNTING, sentence, trouble_of
+from preheat.decide.troubles import MOUNTING, STARTS_NOTHING, sentence, trouble_of
 
 ATTEMPTS = 3
 RELOADS = 2
@@ -34,7 +35,6 @@ LEAST_MOUNT_SECONDS = 135.0
 """And to mount again after 63 and 127 s: a Secret that came after a minute is noticed by then."""
 NOT_OF_THE_REVISION = frozenset({"WeightsIncomplete"})
 """Reasons of an agent's Failed that are about the node's disk."""
-_STARTS_NOTHING = frozenset({Reason.IMAGE_UNAVAILABLE, Reason.REFERENCE_MISSING, Reason.POD_NOT_STARTING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +88,17 @@ def _fault(pod: PodView, reason: Reason, words: str, attempts: int = ATTEMPTS) -
 
 def _of_start(pod: PodView, patience: Patience, now: datetime) -> Fault | None:
     trouble = trouble_of(pod)
-    if trouble is None or trouble.reason not in _STARTS_NOTHING:
+    if trouble is None or trouble.reason not in STARTS_NOTHING:
         return None
     if trouble.reason is Reason.POD_NOT_STARTING and pod.waiting_reason is None:
         return None  # A sandbox or a volume that is not set up: that is the node's business.
     since = pod.scheduled_at or pod.created
     lasts = (now - since).total_seconds() if since is not None else 0.0
+    if pod.troubled_seconds is not None:
+        lasts = pod.troubled_seconds
     least = LEAST_MOUNT_SECONDS if trouble.told == MOUNTING else LEAST_PATIENCE_SECONDS
-    if lasts < max(least, patience.start):
+    # A pull that breaks off after half an hour is tried again, and may take as long again.
+    if lasts < max(least, patience.start, pod.well_seconds):
         return None
     return _fault(pod, trouble.reason, f"{trouble.told} for {duration(lasts)}: {trouble.message}")
 

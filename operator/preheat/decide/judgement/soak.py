@@ -15,13 +15,14 @@ def soak_left_seconds(
 ) -> float | None:
     """Return for how long the wanted revision still has to serve, None while not all of its replicas do, and they alone.
 
-    It is counted from the first answer of its oldest replica: who scales up or loses a node begins nothing anew.
+    One that finds no place has nothing to tell: nobody waits for it. It is counted from the first answer of its oldest replica: who scales up or loses a node begins nothing anew.
     """
     live = [pod for pod in seen.pods if not pod.deleting]
     mine = [pod for pod in live if pod.revision == wish.id]
     others = any(view.replicas > 0 for view in seen.deployments if view.revision != wish.id)
     ready = [pod.ready_at for pod in mine if pod.ready and pod.ready_at is not None]
-    if not ready or len(ready) < wish.replicas or others or len(mine) < len(live):
+    placeless = sum(pod.unschedulable is not None for pod in mine)
+    if not ready or len(ready) + placeless < wish.replicas or others or len(mine) < len(live):
         return None
     return max(0.0, service.spec.rollout.soak_seconds - (now - min(ready)).total_seconds())
 

@@ -342,3 +342,21 @@ def test_an_old_pod_that_leaves_a_dead_node_for_ever_is_not_waited_for() -> None
     assert (ready(plan)["status"], ready(plan)["reason"]) == ("False", "RollingOut")
     plan = decide(NEW, replace(seen, nodes=[*seen.nodes, a_node("n3", ready=False)]))
     assert (ready(plan)["status"], ready(plan)["reason"], told(plan)) == ("True", "Serving", None)
+
+
+def soaks(plan: Plan) -> bool:
+    """Whether the wanted revision is written down as known to be good."""
+    return any(
+        "preheat.dev/soaked" in w.manifest["metadata"].get("annotations", {})
+        for w in plan.writes
+        if isinstance(w, Apply) and w.manifest["kind"] == "ControllerRevision"
+    )
+
+
+def test_a_replica_that_finds_no_place_keeps_no_revision_from_being_known_as_good() -> None:
+    """Otherwise it would be judged for ever, by restarts of a month."""
+    new, since = a_service(replicas=3, **OTHER), NOW - timedelta(days=30)
+    serve = [pod(new, name, name, ready=True, ready_at=since) for name in ("n1", "n2")]
+    for third, good in ((pod(new, "w", None), True), (pod(new, "w", "n2", ready=False), False)):
+        seen = scene(a_service(replicas=3), new, *serve, third, asked=(0, 3))
+        assert soaks(decide(new, seen)) is good
