@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from preheat.api.conditions import ConditionType
+from preheat.api.conditions import ConditionType, Reason
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import ModelCache
 from preheat.decide.observed import Body
@@ -20,6 +20,8 @@ NEWS = frozenset(
     }
 )
 """Conditions whose status somebody may wait for."""
+LACKS = frozenset({Reason.NO_CAPACITY, Reason.CLAIM_NOT_BOUND})
+"""Reasons of Ready that ask somebody for something, though work goes on by itself once it is there."""
 
 
 def differs(desired: Any, live: Any) -> bool:
@@ -77,10 +79,14 @@ def is_progress(subject: LLMDeployment | ModelCache, status: Mapping[str, Any]) 
     """Tell whether a status only tells of work that goes on as expected: that may wait a while.
 
     Everything else is news, to be written at once: a new spec, Ready or Stalled that flips, a spec that is not
-    accepted. That a new object is being worked on is no news.
+    accepted, a GPU that is not to be had. That a new object is being worked on is no news.
     """
+    conditions = status.get("conditions", ())
+    known = {c.reason for c in subject.status.conditions if c.type == ConditionType.READY}
+    if any(c["type"] == ConditionType.READY and c["reason"] in LACKS - known for c in conditions):
+        return False
     before = {c.type: str(c.status) for c in subject.status.conditions if c.type in NEWS}
-    after = {c["type"]: c["status"] for c in status.get("conditions", ()) if c["type"] in NEWS}
+    after = {c["type"]: c["status"] for c in conditions if c["type"] in NEWS}
     if after.get("Reconciling") != "True":
         return False
     if not before:

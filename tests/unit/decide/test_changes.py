@@ -67,14 +67,14 @@ def test_the_fingerprint_moves_with_our_wish_and_with_what_is_there_of_it() -> N
     assert fingerprint({"a": [1]}, {"a": [2]}) != fingerprint({"a": [1]}, {"a": [2, 3]})
 
 
-def told(generation: int = 1, **conditions: str) -> dict[str, Any]:
+def told(generation: int = 1, reason: str = "R", **conditions: str) -> dict[str, Any]:
     return {
         "observedGeneration": generation,
         "conditions": [
             {
                 "type": kind,
                 "status": status,
-                "reason": "R",
+                "reason": reason,
                 "message": "",
                 "lastTransitionTime": "",
                 "observedGeneration": 1,
@@ -102,6 +102,10 @@ READY = {**WORKING, "Ready": "True", "Reconciling": "False"}
         (told(**WORKING), told(**STUCK), False),
         (told(**READY), told(**WORKING), False),
         (told(**STUCK), told(**STUCK), False),
+        (None, told(reason="NoCapacity", **WORKING), False),
+        (told(**WORKING), told(reason="NoCapacity", **WORKING), False),
+        (told(reason="NoCapacity", **WORKING), told(reason="NoCapacity", **WORKING), True),
+        (told(reason="NoCapacity", **WORKING), told(**WORKING), True),
     ],
 )
 def test_only_work_that_goes_on_as_expected_may_wait_to_be_told(before: Any, after: Any, want: bool) -> None:
