@@ -48,7 +48,7 @@ class Idle:
     seconds: float
     writes: int
     reads: int
-    """Without watches."""
+    """But watches, and the lists of the whole cluster that are made every five minutes, however many objects there are."""
     cpu_seconds_per_minute: float
     calls: dict[str, int]
 
@@ -229,10 +229,15 @@ def _idle(log: Path, running: Operator, since_byte: int, seconds: float) -> Idle
     return Idle(
         seconds=time.monotonic() - started,
         writes=writes,
-        reads=sum(not call.is_watch for call in quiet) - writes,
+        reads=sum(_is_read_of_something(call) for call in quiet),
         cpu_seconds_per_minute=cpu * 60 / (time.monotonic() - started),
         calls=dict(Counter(f"{call.verb} {call.resource}" for call in quiet)),
     )
+
+
+def _is_read_of_something(call: Call) -> bool:
+    is_whole = not call.resource or (call.verb == "list" and not call.namespace)
+    return not (call.is_write or call.is_watch or is_whole)
 
 
 def _until_first_child(created: Mapping[tuple[str, str], float], writes: Sequence[Call]) -> list[float]:

@@ -17,6 +17,9 @@ FIRSTS_PER_SECOND = 1.0
 """New objects that are told of for the first time, when there is only progress to tell: most arrive before their turn."""
 FIRSTS_AT_ONCE = 50
 """So many do not wait for a turn."""
+FIRSTS_LATER_PER_SECOND = 5.0
+FIRSTS_LATER_SECONDS = 60.0
+"""From then on there are more turns: who has not arrived by then may take long, and wants to be seen."""
 ASKS_PER_SECOND = 20.0
 """Over all objects."""
 STILL_SECONDS = 60.0
@@ -51,7 +54,9 @@ class Pace:
         """
         now = self._clock()
         self._first = max(self._first, now) + 1 / FIRSTS_PER_SECOND
-        return max(now + TELL_SECONDS, self._first - FIRSTS_AT_ONCE / FIRSTS_PER_SECOND)
+        wait = self._first - now - FIRSTS_AT_ONCE / FIRSTS_PER_SECOND
+        later = max(0.0, wait - FIRSTS_LATER_SECONDS) * FIRSTS_PER_SECOND / FIRSTS_LATER_PER_SECOND
+        return now + max(TELL_SECONDS, min(wait, FIRSTS_LATER_SECONDS) + later)
 
     def ask_seconds(self) -> float:
         """Return the time between two questions to the pods of one object."""

@@ -53,3 +53,11 @@ def test_fifty_new_ones_are_told_of_at_once_and_more_one_a_second_until_a_while_
     assert waits == [TELL_SECONDS] * 52 + [3.0]
     clock.now += 1000.0
     assert pace.first_at() - clock.now == TELL_SECONDS
+
+
+def test_who_has_not_arrived_after_a_minute_is_told_of_five_times_as_fast() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    waits = [pace.first_at() - clock.now for _ in range(500)]
+    assert [round(waits[at], 3) for at in (109, 110, 499)] == [60.0, 60.2, 138.0]
+    assert waits == sorted(waits)
