@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from preheat.api.constants import ANNOTATION_BUDGET
 from preheat.api.modelcache import ModelCache
 from preheat.api.parse import parse
 from preheat.config import OperatorConfig
@@ -305,6 +306,41 @@ async def test_room_is_there_when_the_bytes_of_a_cache_that_is_gone_are(kube: Fa
         warmed(kube, "second")
         await asyncio.sleep(10)
         assert labels(kube) == {"second": "ready"}
+
+
+async def test_where_every_node_refuses_it_a_cache_stays_with_one_and_says_so(kube: FakeKube) -> None:
+    kube.put({**NODE, "metadata": {**NODE["metadata"], "name": "n2"}})
+    async with operator(kube):
+        kube.put(a_cache("first", placement={"nodes": 1}))
+        await asyncio.sleep(5)
+        job = job_of(kube, "first")
+        over = {"state": "Failed", "reason": "OverBudget", "message": "too large", "bytesTotal": 1000}
+        ends(kube, job, "warmer", over, well=False)
+        assert job is not None
+        kube.store.pop(("Pod", "team", f"{job['metadata']['name']}-x"))
+        await asyncio.sleep(10)
+        at_rest = len(kube.writes)
+        await asyncio.sleep(2 * RESYNC_SECONDS)
+        assert kube.writes[at_rest:] == [], "its warmer went from node to node for ever"
+        assert told(kube, "first")["reason"] == "OverBudget"
+        assert "OverBudget" in [event["reason"] for event in kube.events]
+
+        body = copy.deepcopy(kube.store["Node", "", other_than(job_of(kube, "first"))])
+        body["metadata"]["annotations"] = {ANNOTATION_BUDGET: "2000"}
+        kube.put(body)
+        await asyncio.sleep(20)
+        job = job_of(kube, "first")
+        assert job is not None
+        assert job["metadata"]["annotations"]["preheat.dev/node"] == body["metadata"]["name"], (
+            "there is room there"
+        )
+        assert not job["spec"].get("suspend")
+
+
+def other_than(job: dict[str, Any] | None) -> str:
+    """Name the node that a Job is not for."""
+    assert job is not None
+    return "n1" if job["metadata"]["annotations"]["preheat.dev/node"] == "n2" else "n2"
 
 
 async def test_nobody_else_can_play_the_keeper(kube: FakeKube) -> None:

@@ -1,7 +1,7 @@
 """What lies on the disks of nodes, as far as labels, Jobs and last words tell: for the loops of nodes and of caches."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -39,6 +39,7 @@ from preheat.decide.observed import (
     is_controlled_by,
     parse_time,
 )
+from preheat.decide.placement import matching_nodes
 from preheat.decide.quarantine import Mount
 from preheat.resources.caching import cache_key, lies_on_disks
 from preheat.resources.metadata import Manifest
@@ -272,7 +273,11 @@ def entries(view: View, node: NodeView, there: Iterable[Held], now: datetime) ->
 
 
 def why_it_waits(cache: ModelCache, view: View, config: OperatorConfig, now: datetime) -> dict[str, Wait]:
-    """Return why a cache's warmers have no room, by node. Only nodes with one that is suspended are looked at."""
+    """Return why a cache's warmers have no room, by node. Only nodes with one that is suspended are looked at.
+
+    Where one is refused, other nodes that would refuse it as well are told too: else each looks better than the last,
+    and its warmer goes from one to the next for ever.
+    """
     key, found = cache_key(cache), {}
     for body in view.children(("ModelCache", cache.namespace, cache.name), "Job"):
         job = view.derived(key_of(body), JobView.from_body)
@@ -282,6 +287,27 @@ def why_it_waits(cache: ModelCache, view: View, config: OperatorConfig, now: dat
         node = view.derived(("Node", "", job.node), NodeView.from_body)
         allotment = _allotment(view, node, config, now)
         found[job.node] = allotment.waiting.get(key, Wait("waits for its turn"))
+    refused = next((node for node, wait in found.items() if wait.refused), None)
+    if refused is None or cache.spec.placement.nodes is None:
+        return found
+    return {**_refused_elsewhere(cache, refused, found, view, config, now), **found}
+
+
+def _refused_elsewhere(
+    cache: ModelCache, refused: str, known: Collection[str], view: View, config: OperatorConfig, now: datetime
+) -> dict[str, Wait]:
+    """Return which nodes without a warmer of a cache would refuse it, as the node ``refused`` does."""
+    key, found = cache_key(cache), {}
+    there = view.derived(("Node", "", refused), NodeView.from_body)
+    claim = next(e for e in entries(view, there, held_on(view, there, config), now) if e.key == key)
+    for node in matching_nodes(cache.spec.placement, view.derived_of_all("Node", NodeView.from_body)):
+        limits = limits_of(node, config)
+        if not limits or node.name in known or key in node.caches | node.leaving:
+            continue
+        held = [entry for entry in held_on(view, node, config) if entry.key != key]
+        wait = allot([*entries(view, node, held, now), claim], limits, node.name).waiting.get(key)
+        if wait is not None and wait.refused:
+            found[node.name] = wait
     return found
 
 
