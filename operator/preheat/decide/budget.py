@@ -151,6 +151,8 @@ class _Disk:
             self.waiting[claim.key] = Wait(
                 f"waits until other weights are gone from the disk of {self._node}"
             )
+            # Its room is being made: whoever comes after it gets none of that.
+            self._there.append(replace(claim, room_bytes=_need(claim)))
             return
         room = self._room(claim)
         self.admitted[claim.key] = room
@@ -187,7 +189,13 @@ class _Disk:
             self._there.append(replace(victim, state=DiskState.LEAVING))
 
     def _fits(self, claim: Entry) -> bool:
-        return all(_sum(pool) + _need(claim) <= limit for limit, pool, _ in self._bounds(claim))
+        """Tell whether there is room by now. Those who wait for theirs take none yet; one of unknown size might take it."""
+        return all(
+            _sum(e for e in pool if e.state is not DiskState.WAITING or claim.size_bytes is None)
+            + _need(claim)
+            <= limit
+            for limit, pool, _ in self._bounds(claim)
+        )
 
     def _room(self, claim: Entry) -> int:
         if claim.size_bytes is not None:

@@ -80,6 +80,25 @@ def test_bytes_that_leave_count_until_they_are_gone() -> None:
     assert on(entry("b", WAITING, 60)).admitted == {"b": 60}
 
 
+def test_room_that_is_being_made_for_one_is_not_given_to_another() -> None:
+    first = on(entry("idle", READY, 50, age=99), entry("serves", READY, 20, needed=True),
+               entry("x", WAITING, 70, needed=True), entry("y", WAITING, 30, age=9))  # fmt: skip
+    assert set(first.evicted) == {"idle"}
+    assert not first.admitted, "what fits beside all that is there takes what was made room for"
+    assert "x" in first.waiting
+
+    then = on(entry("serves", READY, 20, needed=True), entry("x", WAITING, 70, needed=True),
+              entry("y", WAITING, 30, age=9))  # fmt: skip
+    assert then.admitted == {"x": 70}
+
+
+def test_who_fits_beside_what_room_is_being_made_for_begins() -> None:
+    found = on(
+        entry("gone", LEAVING, 90), entry("x", WAITING, 60, needed=True), entry("y", WAITING, 10, age=9)
+    )
+    assert found.admitted == {"y": 10}
+
+
 def test_a_namespace_has_a_limit_of_its_own() -> None:
     there = entry("a", READY, 30, namespace="other"), entry("b", READY, 30, age=5)
     found = on(*there, entry("c", WAITING, 30), node=1000, namespace=50)
