@@ -157,7 +157,7 @@ def spread(seen: Neighbourhood, now: datetime) -> Spread:
         job for job in seeders if job not in kept and (job.node not in seen.labelled or _is_over(job, now))
     ]
     serve = _serving(seen, kept)
-    begin, left = _seats(seen, kept, fed)
+    begin, left = _seats(seen, kept, [job for job in fed if _gets_on(seen, job, now)])
     starting = [job for job in kept if not _is_ready(seen.seeder_pods.get(job.node))]
     soon = {
         **{job.node: _seconds_left(job.ended, now) for job in _just_done(seen)},
@@ -167,7 +167,7 @@ def spread(seen: Neighbourhood, now: datetime) -> Spread:
     wait = max(soon.values(), default=0.0)
     if left and len(starting) < len(kept):
         words = f"all neighbours that serve it give to {WARMERS_EACH} others already; its turn comes"
-        return Spread(begin, dict.fromkeys(left, words), serve, end)
+        return Spread(begin, dict.fromkeys(left, words), serve, end, _seat_free_in(seen, fed, now))
     if left and wait > 0:
         waits = dict.fromkeys(
             left, f"{_named([n for n in soon if soon[n] > 0])} has it and is about to serve it"
@@ -207,6 +207,16 @@ def _seats(
         begin[node] = free[:PEERS_EACH]
         load.update(peer.node for peer in free[:PEERS_EACH])
     return begin, left
+
+
+def _seat_free_in(seen: Neighbourhood, fed: Sequence[JobView], now: datetime) -> float | None:
+    """Return in how many seconds the first warmer that does not start loses its seat, None when all have started."""
+    left = (
+        START_SECONDS - (now - job.created).total_seconds()
+        for job in fed
+        if job.created is not None and ((pod := seen.pods.get(job.node)) is None or pod.phase == "Pending")
+    )
+    return min((seconds for seconds in left if seconds > 0), default=None)
 
 
 def _from_the_source(

@@ -184,6 +184,29 @@ def test_a_seeder_that_is_ready_feeds_four_at_a_time() -> None:
     assert len(busy.waits) == 2
 
 
+@pytest.mark.parametrize(
+    "why", [{"unschedulable": "0/9 nodes: Insufficient cpu"}, {"waiting_reason": "ErrImagePull"}, {}]
+)
+def test_warmers_that_do_not_start_take_no_seat_from_those_that_could(why: dict[str, Any]) -> None:
+    """Four nodes without room for a pod kept all others waiting for ever."""
+    pods = {node: a_pod(phase="Pending", **why) for node in "bcde"}
+    serving: dict[str, Any] = {
+        "ready": "a",
+        "seeders": [a_seeder("a")],
+        "seeder_pods": {"a": a_seeder_pod("a")},
+        "pods": pods,
+    }
+    wish = decide(
+        "abcdefg", warmers=[a_warmer(node, "a", created=START_SECONDS + 1) for node in "bcde"], **serving
+    )
+    assert set(wish.begin) == {"f", "g"}
+    assert wish.serve == ["a"]
+    fresh = decide("abcdefg", warmers=[a_warmer(node, "a", created=20) for node in "bcde"], **serving)
+    if not why:
+        assert fresh.begin == {}, "they are about to start"
+        assert fresh.look_again_seconds == START_SECONDS - 20
+
+
 def test_a_warmer_is_told_of_two_neighbours_the_least_busy_first() -> None:
     seeders = {"seeders": [a_seeder(n) for n in "abc"], "seeder_pods": {n: a_seeder_pod(n) for n in "abc"}}
     wish = decide("abcdx", ready="abc", warmers=[a_warmer("x", "a", "b")], **seeders)
