@@ -15,6 +15,7 @@ from preheat.api.constants import (
     LABEL_COMPONENT,
 )
 from preheat.api.modelcache import ModelCache
+from preheat.api.parse import parse_header
 from preheat.config import OperatorConfig
 from preheat.controller.keys import (
     is_of,
@@ -375,12 +376,12 @@ def _caches(view: View) -> Iterable[_Cache]:
 
 
 def _brief(body: Manifest) -> _Cache | None:
-    """Return a cache in brief. One that cannot be read is known by the key that its status tells, if any."""
+    """Return a cache in brief. Of one whose spec cannot be read its status tells: its key, if any, and what it takes up."""
     key, cache, metadata = key_in(body), parsed_cache(body), body["metadata"]
     if key is None:
         return None
-    status = cache.status if cache else None
-    used = parse_time(status.last_used_time) if status else None
+    status = parse_header(ModelCache, body).status
+    used = parse_time(status.last_used_time)
     return _Cache(
         key=key,
         namespace=metadata["namespace"],
@@ -390,8 +391,8 @@ def _brief(body: Manifest) -> _Cache | None:
         on_disk=cache is None or lies_on_disks(cache),
         is_cheap=cache is None or cache.spec.source.uri.startswith(CHEAP),
         asked=_utc(parse_time((metadata.get("annotations") or {}).get(ANNOTATION_VERIFY))),
-        size_bytes=status.total_bytes if status else None,
-        nodes=frozenset(told.name for told in status.nodes) if status else frozenset(),
+        size_bytes=status.total_bytes,
+        nodes=frozenset(told.name for told in status.nodes),
         last_used=_utc(used)
         or _utc(parse_time(metadata.get("creationTimestamp")))
         or datetime.min.replace(tzinfo=UTC),

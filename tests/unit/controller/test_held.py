@@ -1,10 +1,11 @@
 """What lies on a node's disk, as Jobs tell: only warmers bring weights there."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from preheat.config import OperatorConfig
-from preheat.controller.disks import held_on
+from preheat.controller.disks import entries, held_on
 from preheat.controller.view import View
 from preheat.decide.observed import JobState, NodeView
 
@@ -38,3 +39,26 @@ def test_only_a_warmer_that_ended_well_makes_a_node_complete(component: str, cou
     held = held_on(view, view.derived(("Node", "", "n1"), NodeView.from_body), OperatorConfig())
     done = [h for h in held if h.warmer is not None and h.warmer.state is JobState.COMPLETE]
     assert len(done) == count
+
+
+def test_a_cache_whose_spec_cannot_be_read_takes_up_what_its_status_says() -> None:
+    """Else all others on its nodes wait for ever until its size is known."""
+    view, key = View(), "0123456789abcdef"
+    labels = {f"cache.preheat.dev/{key}": "ready"}
+    status = {"key": key, "totalBytes": 40, "lastUsedTime": "2026-01-01T00:00:00Z"}
+    bodies: list[dict[str, Any]] = [
+        {"kind": "Node", "metadata": {"name": "n1", "labels": labels, "resourceVersion": "1"}},
+        {
+            "kind": "ModelCache",
+            "metadata": {"name": "old", "namespace": "default", "uid": "old", "resourceVersion": "2"},
+            "spec": {"source": {"uri": "nonsense://"}},
+            "status": status,
+        },
+    ]
+    for body in bodies:
+        view.put(body)
+    node = view.derived(("Node", "", "n1"), NodeView.from_body)
+    now = datetime(2026, 2, 1, tzinfo=UTC)
+    (entry,) = entries(view, node, held_on(view, node, OperatorConfig()), now)
+    assert (entry.name, entry.size_bytes) == ("old", 40)
+    assert entry.last_used == datetime(2026, 1, 1, tzinfo=UTC)
