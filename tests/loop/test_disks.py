@@ -18,6 +18,7 @@ from preheat.decide.plan import RESYNC_SECONDS
 from preheat.errors import Unavailable
 from preheat.resources.caching import cache_key
 from preheat.resources.names import volume_name
+from typing_extensions import override
 
 from tests.fakes import Crash, FakeKube
 from tests.loop.test_controller import NODE, NOW, a_controller, done
@@ -335,6 +336,47 @@ async def test_where_every_node_refuses_it_a_cache_stays_with_one_and_says_so(ku
             "there is room there"
         )
         assert not job["spec"].get("suspend")
+
+
+async def test_a_cache_whose_source_is_not_there_does_not_keep_others_waiting_for_ever() -> None:
+    """Nobody knows how much it would take, so it gets all that is left each time that it is tried."""
+    kube = Dated()
+    kube.put(NODE)
+    async with operator(kube):
+        kube.put(a_cache("good"))
+        await asyncio.sleep(5)
+        warmed(kube, "good")
+        await asyncio.sleep(20)
+        kube.put(a_cache("typo"))
+        await asyncio.sleep(5)
+        kube.put({**NODE, "metadata": {**NODE["metadata"], "name": "n2"}})
+        for _ in range(70):
+            await asyncio.sleep(10)
+            for job in [b for k, b in kube.store.items() if k[0] == "Job" and k[2].startswith("typo")]:
+                if not job["spec"].get("suspend") and not (job.get("status") or {}).get("conditions"):
+                    ends(
+                        kube,
+                        job,
+                        "warmer",
+                        {"state": "Failed", "reason": "NotFound", "message": "404"},
+                        well=False,
+                    )
+        (good,) = [
+            b
+            for k, b in kube.store.items()
+            if k[2].startswith("good")
+            and b["metadata"].get("annotations", {}).get("preheat.dev/node") == "n2"
+        ]
+        assert not good["spec"].get("suspend"), "it waits for the size of what is not there"
+
+
+class Dated(FakeKube):
+    """Objects know when they were made."""
+
+    @override
+    def _save(self, key: Any, body: dict[str, Any]) -> dict[str, Any]:
+        body["metadata"].setdefault("creationTimestamp", now().isoformat() if self.watcher else None)
+        return super()._save(key, body)
 
 
 def other_than(job: dict[str, Any] | None) -> str:

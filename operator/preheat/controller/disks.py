@@ -268,6 +268,7 @@ def entries(view: View, node: NodeView, there: Iterable[Held], now: datetime) ->
                 room_bytes=job.room_bytes if job else None,
                 needed=(held.key, held.namespace) in needed,
                 kept=held.key in kept,
+                gave_up=cache is not None and cache.size_bytes is None and node.name in cache.gave_up_on,
             )
         )
     return found
@@ -369,6 +370,8 @@ class _Cache:
     size_bytes: int | None
     last_used: datetime
     nodes: frozenset[str]
+    gave_up_on: frozenset[str]
+    """Nodes on which its last warmer gave up."""
 
 
 def _caches(view: View) -> Iterable[_Cache]:
@@ -393,6 +396,7 @@ def _brief(body: Manifest) -> _Cache | None:
         asked=_utc(parse_time((metadata.get("annotations") or {}).get(ANNOTATION_VERIFY))),
         size_bytes=status.total_bytes,
         nodes=frozenset(told.name for told in status.nodes),
+        gave_up_on=frozenset(told.name for told in status.nodes if told.last_failure is not None),
         last_used=_utc(used)
         or _utc(parse_time(metadata.get("creationTimestamp")))
         or datetime.min.replace(tzinfo=UTC),

@@ -48,10 +48,14 @@ class Entry:
     kept: bool = False
     """Whether they are what a rollout that has not proved itself would go back to."""
 
+    gave_up: bool = False
+    """Whether its last warmer here gave up before anybody knew how much they take: it held all the room meanwhile."""
+
     @property
-    def rank(self) -> tuple[int, float, str]:
+    def rank(self) -> tuple[int, bool, float, str]:
         """Order of who gets room first; the last is the first to leave."""
-        return 0 if self.needed else 1 if self.kept else 2, -self.last_used.timestamp(), self.key
+        need = 0 if self.needed else 1 if self.kept else 2
+        return need, self.gave_up, -self.last_used.timestamp(), self.key
 
     @property
     def taken_bytes(self) -> int | None:

@@ -80,6 +80,15 @@ def test_bytes_that_leave_count_until_they_are_gone() -> None:
     assert on(entry("b", WAITING, 60)).admitted == {"b": 60}
 
 
+def test_one_that_gave_up_before_its_size_was_known_comes_after_those_that_did_not() -> None:
+    """Else it takes all the room whenever it is tried again, and the others wait for ever."""
+    found = on(entry("typo", WAITING, None, age=1, gave_up=True), entry("b", WAITING, 60, age=99))
+    assert found.admitted == {"b": 60, "typo": 40}
+    assert not on(entry("typo", WAITING, None, gave_up=True), entry("b", READY, 100, age=99)).evicted
+    needed = on(entry("typo", WAITING, None, gave_up=True, needed=True), entry("b", WAITING, 60))
+    assert needed.admitted == {"typo": 100}
+
+
 def test_room_that_is_being_made_for_one_is_not_given_to_another() -> None:
     first = on(entry("idle", READY, 50, age=99), entry("serves", READY, 20, needed=True),
                entry("x", WAITING, 70, needed=True), entry("y", WAITING, 30, age=9))  # fmt: skip
