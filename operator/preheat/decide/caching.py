@@ -35,6 +35,9 @@ from preheat.resources.places import places_for
 RETRY_SECONDS = 300.0
 """A warmer that failed for good is tried again after this: a Secret may be right by then."""
 
+OF_THE_DISK = frozenset({"DiskFull", "DiskError"})
+"""Why a warmer may give up on one node where another would not."""
+
 STUCK = frozenset(
     {
         Reason.WEIGHTS_FAILED,
@@ -234,11 +237,13 @@ def _choose(
 
     Those on which pods may start; of them those that its service names (``ANNOTATION_NODES_FIRST``): a rollout takes
     them next. Then nodes of the preferred GPU type; among those, the ones that hold the weights already, then the
-    ones that are at it (not those without room), then by a hash of cache and node: a thousand caches spread over all nodes that match.
+    ones that are at it (not those without room, or whose disk failed the last warmer), then by a hash of cache and
+    node: a thousand caches spread over all nodes that match.
     """
     placement = cache.spec.placement
     preference = {gpu_type: rank for rank, gpu_type in enumerate(placement.gpu_types)}
     busy = {job.node for job in seen.jobs}
+    broken = _with_broken_disks(cache, seen)
 
     first = frozenset(filter(None, cache.annotations.get(ANNOTATION_NODES_FIRST, "").split(",")))
 
@@ -246,12 +251,25 @@ def _choose(
         gpu_type = gpu_type_of(node)
         preferred = preference.get(gpu_type, len(preference)) if gpu_type else len(preference)
         there = key in node.caches
-        full = not there and node.name in seen.waits and seen.waits[node.name].refused
+        refused = node.name in seen.waits and seen.waits[node.name].refused
+        full = not there and (refused or node.name in broken)
         keeps_off, later = key in node.avoided or node.gpu_fault is not None, node.name not in first
         return keeps_off, later, preferred, not there, full, node.name not in busy, lot(key, node.name)
 
     count = MOST_NODES if placement.nodes is None else placement.nodes
     return sorted(sorted(matching, key=rank)[:count], key=lambda node: node.name)
+
+
+def _with_broken_disks(cache: ModelCache, seen: CacheObservation) -> frozenset[str]:
+    """Return the nodes on which the last warmer gave up for the disk's sake, as Jobs that are still there or the status tell."""
+    told = {
+        node.name
+        for node in cache.status.nodes
+        if node.last_failure and node.last_failure.reason in OF_THE_DISK
+    }
+    failed = {job.node for job in seen.jobs if job.state is JobState.FAILED}
+    reports = ((node, seen.reports.get(node)) for node in failed)
+    return frozenset(told | {node for node, report in reports if report and report.reason in OF_THE_DISK})
 
 
 def _stale_jobs(

@@ -526,6 +526,52 @@ def test_a_node_without_room_is_left_for_one_that_has_some_and_it_stays_there() 
     assert warmed(after) == []
 
 
+@pytest.mark.parametrize("reason", ["DiskError", "DiskFull"])
+def test_a_node_whose_disk_failed_its_warmer_is_left_for_another(reason: str) -> None:
+    """It was tried again for ever, beside nodes with good disks."""
+    nodes = [a_node(name) for name in ("n1", "n2", "n3")]
+    cache = a_cache(placement={"nodes": 1})
+    (bad,) = warmed(decide(cache, nodes=nodes))
+    failed = a_job(bad, JobState.FAILED, NOW)
+    seen: dict[str, Any] = {"nodes": nodes, "jobs": [failed], "reports": {bad: a_failure(reason)}}
+    here = a_cache(placement={"nodes": 1}, status={"nodes": [failing(bad, reason)]})
+    (other,) = warmed(decide(here, **seen))
+    assert other != bad
+
+    at_it = {**seen, "jobs": [failed, a_job(other)]}
+    after = decide(here, **at_it)
+    assert after.status is not None
+    assert [node["name"] for node in after.status["nodes"]] == [other]
+    again = a_cache(placement={"nodes": 1}, status=after.status)
+    assert decide(again, **at_it).status == after.status, "it stays there"
+    gone = decide(here, nodes=nodes)
+    assert bad not in warmed(gone), "its Job has gone, the status remembers it"
+
+
+def test_where_every_disk_fails_or_the_source_does_a_node_is_not_left() -> None:
+    nodes = [a_node(name) for name in ("n1", "n2", "n3")]
+    (first,) = warmed(decide(a_cache(placement={"nodes": 1}), nodes=nodes))
+    away = {first: a_failure("NotFound")}
+    plan = decide(
+        a_cache(placement={"nodes": 1}), nodes=nodes, jobs=[a_job(first, JobState.FAILED, NOW)], reports=away
+    )
+    assert warmed(plan) == []
+    jobs = [a_job(node.name, JobState.FAILED, NOW) for node in nodes]
+    full = decide(a_cache(placement={"nodes": 1}), nodes=nodes, jobs=jobs,
+                  reports=dict.fromkeys(("n1", "n2", "n3"), a_failure("DiskFull")))  # fmt: skip
+    assert warmed(full) == []
+    assert ready(full)["reason"] == "WeightsFailed"
+
+
+def failing(node: str, reason: str) -> dict[str, Any]:
+    last = {"reason": reason, "time": "2026-01-01T00:00:00Z"}
+    return {"name": node, "state": "Failed", "percent": 0, "lastFailure": last}
+
+
+def a_failure(reason: str) -> WarmerReport:
+    return WarmerReport("Failed", 0, 100, 0.0, None, reason, "as it is")
+
+
 def test_the_nodes_that_a_rollout_takes_next_come_before_all_others() -> None:
     """Also before those that hold the weights already: what is there stays there, whether it is counted or not."""
     plain = a_cache(placement={"nodes": 2})
