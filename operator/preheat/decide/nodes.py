@@ -340,6 +340,8 @@ def _patience(seen: NodeObservation, removes: Collection[str]) -> float:
         return IN_USE_SECONDS
     if report.corrupt:
         return TOLD_SECONDS
+    if removes and not report.whole:
+        return IN_USE_SECONDS  # more could not be removed than it could tell of, and the next finds the same
     return YOUNG_SECONDS if any(key in report.young for key in removes) else 0.0
 
 

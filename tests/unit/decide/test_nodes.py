@@ -350,6 +350,15 @@ def test_a_keeper_of_which_nobody_knows_all_that_it_did_counts_for_nothing(
     assert deleted(decide(old, ready="a", keeper=keeper_of_a, report=report)) == ["keeper"]
 
 
+def test_a_keeper_that_could_not_tell_all_that_stays_is_tried_again_later() -> None:
+    """With a hundred folders that cannot be deleted one keeper followed the other."""
+    report = KeeperReport(in_use=frozenset({"x"}), whole=False)
+    soon = decide(held("z", wanted=False), leaving="z", keeper=a_keeper("z", ended=10), report=report)
+    assert soon.writes == ()
+    later = decide(held("z", wanted=False), leaving="z", keeper=a_keeper("z", ended=61), report=report)
+    assert deleted(later) == ["keeper"]
+
+
 def test_what_is_due_is_read_only_where_no_note_says_that_it_was_verified() -> None:
     due = held("a", a_warmer(ended=WEEK + 500)), held("b", a_warmer(), verify_seconds=0, asked=ago(30))
     made = keeper(decide(*due, ready="ab"))
