@@ -111,7 +111,7 @@ def decide_node(seen: NodeObservation, config: OperatorConfig, now: datetime) ->
     keeps, again = _keeper(seen, held, labels, config, now)
     admits: list[Write] = [
         Delete("Job", job.namespace, job.name, job.uid)
-        if _was_told_early(held[key], now)
+        if not allotment.waiting and _was_told_early(held[key], now)
         else Admit(job.namespace, job.name, job.uid, room)
         for key, room in allotment.admitted.items()
         if (job := held[key].warmer) is not None
@@ -138,7 +138,8 @@ def takes_away(plan: Plan) -> bool:
 def _was_told_early(entry: Held, now: datetime) -> bool:
     """Tell whether a warmer has waited for so long that other neighbours serve by now than those it was told of.
 
-    Its addresses are written into its Job. Another Job is made with those of today, and is let begin at once.
+    Its addresses are written into its Job. Another Job is made with those of today, and is let begin at once. Where
+    others wait for room as well, they would take it in between: there it begins as it is, and asks the source if need be.
     """
     job = entry.warmer
     if job is None or job.created is None or not entry.holders:

@@ -1,6 +1,7 @@
 """A node's loop: labels that are true, weights that leave in order, a keeper when there is something to keep."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -251,6 +252,16 @@ def test_a_warmer_that_waited_is_told_anew_who_its_neighbours_are(
     plan = decide(held("b", waits, **more), entries=entries, limits=Limits(100))
     assert isinstance(plan.writes[0], Admit if begins else Delete)
     assert len(plan.writes) == 1
+
+
+def test_a_warmer_is_not_told_anew_where_another_would_take_its_room_meanwhile() -> None:
+    """The room was made for it; without its Job nothing keeps it from the next in line."""
+    first = a_warmer(JobState.ACTIVE, suspended=True, created=ago(61))
+    second = replace(first, name="second", uid="uid-second")
+    entries = an_entry("b", DiskState.WAITING, 0, needed=True), an_entry("c", DiskState.WAITING, 0)
+    there = held("b", first, holders=["n2"]), held("c", second)
+    plan = decide(*there, entries=entries, limits=Limits(100))
+    assert plan.writes == (Admit("team", "warmer", "uid-warmer", 60),)
 
 
 @pytest.mark.parametrize(
