@@ -100,12 +100,13 @@ def decide_cache(cache: ModelCache, seen: CacheObservation, config: OperatorConf
     key = caching.cache_key(cache)
     matching = matching_nodes(cache.spec.placement, seen.nodes)
     jobs = {job.node: job for job in seen.jobs if not job.deleting}
+    leaving = {job.node: job.name for job in seen.jobs if job.deleting and job.node not in jobs}
     resolved = sites.resolved(cache, seen.reports)
     chosen = sites.instead_of_nodes(cache, jobs, key, resolved) or _choose(cache, matching, seen, key)
     told = {node.name: node for node in cache.status.nodes}
     places = places_for(cache, seen.paths, resolved, config)
     unsized = _unsized(cache, chosen, config)
-    around = _around(key, chosen, matching, jobs, seen, unsized)
+    around = _around(key, chosen, matching, jobs, leaving, seen, unsized)
     near = decide_neighbours(cache, around, seen.issuer_keys, config, now)
     again = verify_shared(cache, jobs.get(SHARED_SITE), seen.verifier, seen.verification, config, now)
     seen = replace(
@@ -120,6 +121,7 @@ def decide_cache(cache: ModelCache, seen: CacheObservation, config: OperatorConf
                 _without_weights(node, jobs.get(node.name), seen, key, told.get(node.name))
                 or _node_status(node, jobs.get(node.name), seen, key, told.get(node.name)),
                 near.waits,
+                leaving,
             ),
             jobs.get(node.name),
             seen.reports.get(node.name),
@@ -165,6 +167,7 @@ def _around(
     chosen: Sequence[NodeView],
     matching: Sequence[NodeView],
     jobs: Mapping[str, JobView],
+    leaving: Collection[str],
     seen: CacheObservation,
     unsized: Collection[str],
 ) -> Neighbourhood:
@@ -173,7 +176,9 @@ def _around(
         missing=[
             node.name
             for node in chosen
-            if (key not in node.caches or node.name in unsized) and node.name not in jobs
+            if (key not in node.caches or node.name in unsized)
+            and node.name not in jobs
+            and node.name not in leaving
         ],
         chosen=frozenset(node.name for node in chosen),
         holders=[node for node in matching if key in node.caches],
@@ -188,11 +193,19 @@ def _around(
     )
 
 
-def _waiting(state: NodeCacheStatus, waits: Mapping[str, str]) -> NodeCacheStatus:
-    words = waits.get(state.name)
-    if words is None or state.reason is not None:
+LEAVING = "JobLeaving"
+"""The reason of a node whose last Job is being deleted and does not go: it has the name that the next one gets."""
+
+
+def _waiting(state: NodeCacheStatus, waits: Mapping[str, str], leaving: Mapping[str, str]) -> NodeCacheStatus:
+    if state.reason is not None:
         return state
-    return state.model_copy(update={"reason": WAITS, "message": words[:512]})
+    if state.name in leaving and state.state is not NodeCacheState.READY:
+        words = f"Job {leaving[state.name]} is being deleted; waiting until it and its pod are gone"
+        return state.model_copy(update={"reason": LEAVING, "message": words[:512]})
+    if state.name in waits:
+        return state.model_copy(update={"reason": WAITS, "message": waits[state.name][:512]})
+    return state
 
 
 def _remembering(

@@ -138,7 +138,7 @@ def test_every_reason_is_listed() -> None:
 
 def test_no_reason_is_listed_that_nobody_gives() -> None:
     known = {*Reason, *ScalingReason, *Phase, *ConditionType, *READ}
-    of_nodes = {"WaitsForNeighbour", "WarmerFailed"}
+    of_nodes = {"WaitsForNeighbour", "JobLeaving", "WarmerFailed"}
     of_numbers = {"Beginning", "Bounds"}
     assert words(section(FAILURES, REASONS)) - known - of_nodes - of_numbers == set()
     code = "".join(path.read_text() for path in (ROOT / "operator/preheat").rglob("*.py"))

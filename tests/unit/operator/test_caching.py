@@ -266,6 +266,18 @@ def test_a_job_that_is_being_deleted_is_waited_for() -> None:
     leaving = JobView("job-n1", "uid", "n1", JobState.FAILED, NOW - timedelta(days=1), deleting=True)
     plan = decide(a_cache(), jobs=[leaving])
     assert [w for w in plan.writes if isinstance(w, Delete)] == []
+    assert warmed(plan) == [], "its name is taken"
+    assert "JobLeaving: Job job-n1 is being deleted" in ready(plan)["message"]
+
+
+def test_a_job_that_hangs_in_deletion_holds_up_no_other_node() -> None:
+    """It was told to fetch from the source, over and over, and the others waited for it."""
+    nodes = [a_node(name) for name in ("n1", "n2", "n3")]
+    keys = {"keys": [{"kid": "one", "kty": "RSA"}]}
+    (first,) = warmed(decide(a_cache(), nodes=nodes, issuer_keys=keys))
+    hangs = replace(a_job(first), deleting=True)
+    (other,) = warmed(decide(a_cache(), nodes=nodes, issuer_keys=keys, jobs=[hangs]))
+    assert other != first
 
 
 def test_a_job_of_a_node_that_is_only_away_for_a_moment_stays() -> None:
