@@ -309,6 +309,24 @@ async def test_room_is_there_when_the_bytes_of_a_cache_that_is_gone_are(kube: Fa
         assert labels(kube) == {"second": "ready"}
 
 
+async def test_a_volume_that_is_being_deleted_holds_up_nobody_while_it_is_bound(kube: FakeKube) -> None:
+    """Kubernetes keeps it for as long as its claim is there, and pods mount it: somebody deleted all volumes."""
+    async with operator(kube):
+        kube.put(a_cache("first"))
+        await asyncio.sleep(5)
+        warmed(kube, "first")
+        await asyncio.sleep(5)
+        for key in [key for key in kube.store if key[0] == "PersistentVolume"]:
+            body = copy.deepcopy(kube.store[key])
+            body["metadata"]["deletionTimestamp"] = now().isoformat()
+            kube.put({**body, "status": {"phase": "Bound"}})
+        await asyncio.sleep(30)
+        assert told(kube, "first")["status"] == "True"
+        kube.put(a_cache("second"))
+        await asyncio.sleep(5)
+        assert job_of(kube, "second") is not None
+
+
 async def test_where_every_node_refuses_it_a_cache_stays_with_one_and_says_so(kube: FakeKube) -> None:
     kube.put({**NODE, "metadata": {**NODE["metadata"], "name": "n2"}})
     async with operator(kube):

@@ -401,7 +401,7 @@ class Writer:
         """Tell whether what is there may stay as it is: it is as it should be, or somebody contests it."""
         manifest, key = write.manifest, key_of(write.manifest)
         live = await self._adopt(adoption(manifest, live)) or live
-        if "deletionTimestamp" in live["metadata"]:
+        if "deletionTimestamp" in live["metadata"] and not _is_mounted_on(live):
             raise Leaving(
                 f"{'/'.join(key)} is being deleted; waiting until it is gone",
                 parse_time(live["metadata"]["deletionTimestamp"]),
@@ -512,6 +512,11 @@ def _decided(body: Manifest | None) -> object:
     about = (metadata.get(field) for field in ("uid", "labels", "ownerReferences", "deletionTimestamp"))
     # A scaler's memory lies in the annotations of one that pins no revision.
     return *about, parse_controller_revision(body) or (metadata.get("annotations"), body.get("data"))
+
+
+def _is_mounted_on(live: Manifest) -> bool:
+    """Tell whether what is being deleted does its work on: a volume stays for as long as its claim does, and pods mount it."""
+    return live["kind"] == "PersistentVolume" and (live.get("status") or {}).get("phase") == "Bound"
 
 
 def _key_of(subject: Subject) -> Key:
