@@ -281,10 +281,10 @@ def why_it_waits(cache: ModelCache, view: View, config: OperatorConfig, now: dat
     and its warmer goes from one to the next for ever.
     """
     key, found = cache_key(cache), {}
-    for body in view.children(("ModelCache", cache.namespace, cache.name), "Job"):
-        job = view.derived(key_of(body), JobView.from_body)
-        node_body = view.get("Node", "", job.node)
-        if not job.suspended or job.deleting or node_body is None:
+    bodies = view.children(("ModelCache", cache.namespace, cache.name), "Job")
+    jobs = [view.derived(key_of(body), JobView.from_body) for body in bodies]
+    for job in jobs:
+        if not job.suspended or job.deleting or view.get("Node", "", job.node) is None:
             continue
         node = view.derived(("Node", "", job.node), NodeView.from_body)
         allotment = _allotment(view, node, config, now)
@@ -292,19 +292,20 @@ def why_it_waits(cache: ModelCache, view: View, config: OperatorConfig, now: dat
     refused = next((node for node, wait in found.items() if wait.refused), None)
     if refused is None or cache.spec.placement.nodes is None:
         return found
-    return {**_refused_elsewhere(cache, refused, found, view, config, now), **found}
+    begun = {job.node for job in jobs if job.state is JobState.ACTIVE}
+    return {**found, **_refused_elsewhere(cache, refused, begun, view, config, now)}
 
 
 def _refused_elsewhere(
-    cache: ModelCache, refused: str, known: Collection[str], view: View, config: OperatorConfig, now: datetime
+    cache: ModelCache, refused: str, begun: Collection[str], view: View, config: OperatorConfig, now: datetime
 ) -> dict[str, Wait]:
-    """Return which nodes without a warmer of a cache would refuse it, as the node ``refused`` does."""
+    """Return which nodes would refuse a cache, as the node ``refused`` does. ``begun``: nodes that have a warmer of it."""
     key, found = cache_key(cache), {}
     there = view.derived(("Node", "", refused), NodeView.from_body)
     claim = next(e for e in entries(view, there, held_on(view, there, config), now) if e.key == key)
     for node in matching_nodes(cache.spec.placement, view.derived_of_all("Node", NodeView.from_body)):
         limits = limits_of(node, config)
-        if not limits or node.name in known or key in node.caches | node.leaving:
+        if not limits or node.name in begun or key in node.caches | node.leaving:
             continue
         held = [entry for entry in held_on(view, node, config) if entry.key != key]
         wait = allot([*entries(view, node, held, now), claim], limits, node.name).waiting.get(key)
