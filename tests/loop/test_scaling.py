@@ -121,6 +121,27 @@ async def test_missing_signals_move_nothing_and_are_told(kube: FakeKube) -> None
         assert active["status"] == "True"
 
 
+async def test_a_replica_that_was_healed_does_not_come_back_with_all_that_it_ever_served(
+    kube: FakeKube,
+) -> None:
+    sidecars = FakeSidecars()
+
+    async def ask(times: int) -> None:
+        for _ in range(times):
+            tell(sidecars, 2, running=2)
+            await asyncio.sleep(15)
+
+    async with controller(kube, sidecars):
+        await asyncio.sleep(5)
+        run_pods(kube, 2)
+        await ask(40)
+        run_pods(kube, 2, ready=False)
+        await ask(2)
+        run_pods(kube, 2)
+        await ask(8)
+        assert deployment(kube)["spec"]["replicas"] == 2
+
+
 async def test_a_restart_goes_on_where_it_was(kube: FakeKube) -> None:
     sidecars = FakeSidecars()
     async with controller(kube, sidecars):

@@ -84,7 +84,8 @@ class Scaling:
             readings = await self._sidecars.signals(ready)
             # Nothing can be made of a first look: who came waits for the next.
             came = self._front.take(service) if fronted and seen.before is not None else None
-            look = Look(now.timestamp(), frozenset(ready), readings, fronted, came)
+            earlier = _earlier(seen.before, pods)
+            look = Look(now.timestamp(), frozenset(ready), readings, fronted, came, earlier)
             if self._prometheus is not None and too_few_tell(seen.before, look):
                 named = {pod.name: pod.uid for pod in pods if pod.uid in ready}
                 scrapes = await self._prometheus.recent(service.namespace, service.name, named)
@@ -170,6 +171,12 @@ def _wants_past(service: LLMDeployment, seen: ScalingObservation, now: datetime)
     """Tell whether the policy looks ahead and does not remember the last week."""
     predicts = service.spec.scaling.mode is ScalingMode.PREDICTIVE
     return predicts and misses_past(seen.memory, now.timestamp())
+
+
+def _earlier(before: Look | None, pods: Sequence[PodView]) -> frozenset[str]:
+    """Return the pods that may have served before the look before this one: at the first look, whoever is there."""
+    there = frozenset(pod.uid for pod in pods)
+    return there if before is None else there & (before.earlier | before.pods)
 
 
 def _sleeps(seen: ScalingObservation) -> bool:

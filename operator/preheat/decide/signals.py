@@ -6,7 +6,8 @@ anew. So a pod tells of a window when the same agent told at both ends of it, an
 What is not known is None, never zero:
 
 * a pod that is silent, whose page is older than ``STALE_SECONDS`` or whose agent began anew tells nothing;
-* a pod that became Ready within the window came with counters at zero: it tells from its first answer on;
+* a pod that became Ready within the window for the first time came with counters at zero: it tells from its first answer
+  on. One that was Ready before (its model was healed, its node was away) tells from the next look on;
 * a pod that left within it took at most one window's requests with it, half of it on average.
 
 The Service spreads requests evenly, so the pods that tell stand for those that do not, as long as they are at least
@@ -51,6 +52,8 @@ class Look:
     """Whether a front counts who comes while no replica is ready."""
     turned_away: float | None = None
     """How many came to it since the look before; None: it does not say."""
+    earlier: frozenset[str] = frozenset()
+    """Pods that may have served before the look before this one: what their counters stood at then is not known."""
     scrapes: Mapping[str, Sequence[Scrape]] | None = None
     """What a Prometheus has of the ready pods, where too few of them told. None: it was not asked, or does not answer."""
 
@@ -164,8 +167,8 @@ def _growth(before: Look, after: Look, uid: str) -> Growth | None:
         return None
     old = before.readings.get(uid)
     if old is None:
-        # It was there and silent: where its counters stood is not known. Else they began at zero.
-        return None if uid in before.pods else Growth(*_counters(new))
+        # It was there and silent, or served before: where its counters stood is not known. Else they began at zero.
+        return None if uid in before.pods | after.earlier else Growth(*_counters(new))
     return growth(old, new) if is_fresh(old) else None
 
 

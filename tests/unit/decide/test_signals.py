@@ -1,6 +1,7 @@
 """What pods tell at two times, and what the policy is told of it: what is not known is None, never zero."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,6 +105,15 @@ def test_a_pod_that_became_ready_began_at_zero() -> None:
 def test_a_pod_that_was_silent_before_did_not_begin_at_zero() -> None:
     one = {"p": a_reading(100, 90, 500), "q": None}
     sample = seen(one, {"p": a_reading(110, 100, 520), "q": a_reading(9_000, 9_000, 90_000)})
+    assert sample.arrivals == 20, "p stands for both"
+
+
+def test_a_pod_that_served_before_does_not_come_with_all_that_it_ever_served() -> None:
+    before, after = looks(
+        {"p": a_reading(100, 90, 500)},
+        {"p": a_reading(110, 100, 520), "q": a_reading(9_000, 9_000, 90_000)},
+    )
+    sample = window(before, replace(after, earlier=frozenset({"q"})), (), None).sample
     assert sample.arrivals == 20, "p stands for both"
 
 
