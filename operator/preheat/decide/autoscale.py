@@ -175,6 +175,8 @@ def decide_scaling(
         loading = _loading(holds - ready, pods, load, now, weights_there=near)
         window = _window(seen, seen.look, loading)
         sample = _as_wanted(window.sample, holds, ready, seen, policy)
+        if seen.decided is None:  # somebody else decided until now
+            memory = replace(memory, wanted=None)
         said, memory = recommend(policy, [sample], memory, now.timestamp())
         counts = what_counts(policy, sample, said, holds, now.timestamp())
         if counts is not None:

@@ -44,6 +44,8 @@ from tests.builders import a_node, a_pod, a_service, merged
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NEXT = NextLoad("r", "nvidia-l4", StorageTier.ON_DISK, 10**9)
+AGO = NOW - timedelta(seconds=15)
+LOAD = expected(None, NEXT.revision, NEXT.gpu_type, NEXT.tier, NEXT.total_bytes)
 PODS = [a_pod(name, ready=True) for name in ("a", "b")]
 
 
@@ -103,6 +105,23 @@ def test_before_anything_was_measured_it_begins_with_what_the_spec_says() -> Non
 
 def test_it_begins_with_what_runs_when_somebody_else_decided_before() -> None:
     assert decide(scaled(status={"desiredReplicas": 5})).replicas == 5
+
+
+def test_what_it_wanted_before_somebody_else_decided_is_not_wanted_now() -> None:
+    """As in a deployment that was Predictive, was External for two days, and is Predictive again."""
+    service = scaled({"desiredReplicas": 5})
+    pods = [a_pod(name, ready=True) for name in "abcde"]
+    memory, at = Memory(), (NOW - timedelta(days=2)).timestamp()
+    for _ in range(40):
+        at += 15
+        seen = Sample(at, 15.0, 10.0, 2.0, 0.0, 3.0, 2)
+        _, memory = autoscale.recommend(make_policy(service, LOAD, 8.0, NOW), [seen], memory, at)
+    assert memory.wanted == 1
+    look, before = (
+        a_look(at, came=came, ended=came, busy_seconds=came, waiting=0) for at, came in ((NOW, 30), (AGO, 0))
+    )
+    found = decide_scaling(service, an_observation(look=look, before=before, memory=memory), pods, NEXT, NOW)
+    assert found.replicas == 5, found.status.message
 
 
 def test_bounds_of_the_spec_hold_at_once_and_whatever_the_policy_says(say: Any) -> None:

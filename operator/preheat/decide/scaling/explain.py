@@ -66,7 +66,7 @@ def _sentence(policy: Policy, last: Known | None, memory: Memory, now: float, ch
 def _not_known(last: Known | None, memory: Memory, now: float, wanted: str) -> str:
     """Say what is missing."""
     age = now - memory.known_at
-    if last is not None and memory.closed < 0 and last.at == memory.known_at:
+    if last is not None and not memory.has_outlook(last.at - last.seconds) and last.at == memory.known_at:
         return f"{wanted}, and nothing is forecast before a whole minute was seen"
     since = f"for {text.duration(age)}" if 0 <= age < math.inf else "yet"
     return f"it has not been seen {since} how much is wanted"

@@ -1,13 +1,14 @@
 """What a window teaches: how much is wanted, what comes of guesses, which dial pays."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
 from preheat.decide.scaling.idle import SHORTEST_SECONDS, Idle, expected
 from preheat.decide.scaling.levels import DAY, levels
-from preheat.decide.scaling.memory import Memory, Seen
+from preheat.decide.scaling.memory import UNWATCHED_SECONDS, Memory, Seen
 from preheat.decide.scaling.minutes import Minute, minute_of
-from preheat.decide.scaling.policy import Mode, Policy
+from preheat.decide.scaling.policy import WATCH_SECONDS, Mode, Policy
 from preheat.decide.scaling.sample import Known
 from preheat.decide.scaling.trials import Outlook
 
@@ -27,8 +28,8 @@ def learnt(policy: Policy, memory: Memory, samples: Iterable[Known]) -> Memory:
 
 
 def _after(policy: Policy, memory: Memory, sample: Known) -> Memory:
-    offered = memory.offered.after(sample)
-    minute = minute_of(sample.at)
+    memory = _watched_again(policy, memory, sample)
+    offered, minute = memory.offered.after(sample), minute_of(sample.at)
     if 0 <= memory.minute.minute < minute and memory.closed < memory.minute.minute:
         memory = _closed(policy, memory, memory.minute)
     filling = memory.minute.after(minute, offered.mean)
@@ -42,6 +43,25 @@ def _after(policy: Policy, memory: Memory, sample: Known) -> Memory:
         known_at=sample.at,
     )
     return _closed(policy, memory, filling) if sample.at >= (minute + 1) * 60 else memory
+
+
+def _watched_again(policy: Policy, memory: Memory, sample: Known) -> Memory:
+    """Return the memory as it is when a window begins, if nobody watched before it: somebody may have asked until then.
+
+    What was not seen was no silence. And after a load time of it nothing goes that was not watched for another.
+    """
+    begins = sample.at - sample.seconds
+    gap = begins - memory.known_at
+    if not UNWATCHED_SECONDS < gap < math.inf:
+        return memory
+    long = gap > max(policy.load_seconds, WATCH_SECONDS)
+    return replace(
+        memory,
+        offered=replace(memory.offered, slots=sample.in_service),
+        means=memory.means.faded(gap / 60),
+        idle=replace(memory.idle, asked_at=begins),
+        since=begins if long else memory.since,
+    )
 
 
 def _asked(policy: Policy, memory: Memory, sample: Known) -> Idle:

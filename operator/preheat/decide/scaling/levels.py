@@ -38,6 +38,14 @@ class Means:
             tuple(w + (1 - w) / n for w, n in zip(self.weights, MEANS_MINUTES, strict=True)),
         )
 
+    def faded(self, minutes: float) -> "Means":
+        """Return them after minutes of which nothing is known: what was before weighs less against what comes."""
+        keep = [(1 - 1 / n) ** minutes for n in MEANS_MINUTES]
+        return Means(
+            tuple(s * share for s, share in zip(self.sums, keep, strict=True)),
+            tuple(w * share for w, share in zip(self.weights, keep, strict=True)),
+        )
+
     def value(self, place: int) -> float:
         """Return one of them."""
         return self.sums[place] / self.weights[place] if self.weights[place] else 0.0

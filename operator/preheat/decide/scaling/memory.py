@@ -24,6 +24,8 @@ from preheat.decide.scaling.season import WEEK_SLOTS, Season
 from preheat.decide.scaling.trials import PARTS, Hold, Outlook, Trial, Trials
 
 VERSION = 1
+UNWATCHED_SECONDS = 90.0
+"""With no known window for longer (the operator was away, agents were silent), what happened meanwhile is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,10 @@ class Memory:
     """The end of the last window of which everything was known."""
     wanted: int | None = None
     """What was recommended last."""
+
+    def has_outlook(self, begins: float) -> bool:
+        """Tell whether the outlook is of now: whether a minute was over shortly before a window began (Unix seconds)."""
+        return self.closed >= 0 and begins - 60 * (self.closed + 1) <= 60 + UNWATCHED_SECONDS
 
     def to_json(self) -> str:
         """Return it as text."""

@@ -9,6 +9,9 @@ from preheat.decide.scaling.schedule import Window
 HEADS_UP_SECONDS = 30.0
 """What passes between a request and the decision that it causes: a scrape, and the pass after it."""
 
+WATCH_SECONDS = 300.0
+"""Nothing goes before a load time, and this long at least, has been watched."""
+
 
 class Mode(StrEnum):
     """Whether the scaler looks ahead."""

@@ -9,15 +9,13 @@ from preheat.decide.scaling.backlog import extra_replicas, projected, wait_secon
 from preheat.decide.scaling.idle import expected
 from preheat.decide.scaling.learn import learnt
 from preheat.decide.scaling.memory import Memory
-from preheat.decide.scaling.policy import HEADS_UP_SECONDS, Mode, Policy
+from preheat.decide.scaling.policy import HEADS_UP_SECONDS, WATCH_SECONDS, Mode, Policy
 from preheat.decide.scaling.recommendation import Alternative, Choice, Reason, Recommendation
 from preheat.decide.scaling.sample import Known, Sample
 
 STALE_SECONDS = 90.0
 """What was seen longer ago says nothing of now."""
 FUTURE_SECONDS = 86_400.0
-WATCH_SECONDS = 300.0
-"""Nothing goes before a load time, and this long at least, has been watched."""
 LOOK_AGAIN_SECONDS = 15.0
 
 
@@ -35,7 +33,7 @@ def recommend(
     seen = last.known() if last is not None and last.at <= now + STALE_SECONDS else None
     if seen is None or not -STALE_SECONDS <= now - memory.known_at <= STALE_SECONDS:
         choice = _unknown(policy, last, memory, now)
-    elif memory.closed < 0 and (seen.replicas or not seen.queued):
+    elif not memory.has_outlook(seen.at - seen.seconds) and (seen.replicas or not seen.queued):
         choice = _begun(policy, seen, memory, now)
     else:
         choice = _bounded(policy, seen, now, _chosen(policy, seen, memory, now))
@@ -63,6 +61,7 @@ def _unknown(policy: Policy, last: Sample | Known | None, memory: Memory, now: f
 def _begun(policy: Policy, last: Known, memory: Memory, now: float) -> Choice:
     """Return what the first minute has shown to be wanted so far, where that is more than what holds. Nothing else moves.
 
+    It is the first of all, or the first after a time in which nobody watched: the outlook of before that is not of now.
     When that minute is over, no forecast is below its peak: what is asked for here would only be asked for later.
     """
     holds, peak = _unknown(policy, last, memory, now), memory.minute.peak

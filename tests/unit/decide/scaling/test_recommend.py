@@ -312,3 +312,30 @@ def test_guesses_whose_minutes_were_not_all_seen_are_not_learnt_from() -> None:
     _, memory = recommend(a_policy(), [a_sample(at=now, slots=60.0, ready=9)], STEADY.memory, now)
     assert len(STEADY.memory.forecast.guesses) > 1
     assert [guess.minute for guess in memory.forecast.guesses] == [memory.closed]
+
+
+def test_a_time_that_nobody_watched_is_no_silence() -> None:
+    """An operator that starts again remembers who asked ten minutes ago, and not who asked since."""
+    policy = a_policy(min_replicas=0, load=100.0)
+    often = World(policy, lambda t: 0.5 if t % 60 == 0 else 0.0).run(HOUR)
+    memory, now = Memory.from_json(often.memory.to_json()), START + often.now + 555
+    found, memory = recommend(policy, [a_sample(at=now, slots=0.0, service_seconds=None)], memory, now)
+    assert found.replicas == 1
+    assert sum(memory.idle.surprises) == sum(often.memory.idle.surprises)
+    for _ in range(30):
+        now += 15
+        found, memory = recommend(policy, [a_sample(at=now, slots=0.0, service_seconds=None)], memory, now)
+    assert found.replicas == 0, "from then on it is one"
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize(("before", "after", "ready"), [(4.0, 80.0, 12), (80.0, 4.0, 1)])
+def test_an_outlook_of_long_ago_moves_nothing(mode: Mode, before: float, after: float, ready: int) -> None:
+    """As after two days in mode External, or without agents that tell."""
+    policy = a_policy(mode=mode)
+    past = World(policy, lambda _: before, ready=1).run(2 * HOUR)
+    now, memory = START + past.now + 48 * HOUR, replace(past.memory, wanted=ready)
+    for _ in range(16):
+        found, memory = recommend(policy, [a_sample(at=now, slots=after, ready=ready)], memory, now)
+        assert found.replicas == ready, found.message
+        now += 15
