@@ -116,6 +116,7 @@ class Scaling:
                 told_at=outcome.told_at,
                 blind_since=outcome.blind_since,
                 scraped_since=outcome.scraped_since,
+                come_again_at=outcome.come_again_at,
             ),
         )
         self._metrics.show_scaling(service, outcome)

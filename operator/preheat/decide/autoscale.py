@@ -62,6 +62,9 @@ FORECASTS = ("forecast_slots", "hold_slots")
 """The inputs of a recommendation that say how many requests at once are expected within one load time."""
 GROWS_SECONDS = 60.0
 """How often a forecast that grows is told, at most: nodes get the weights by it."""
+COME_AGAIN_SHARE, COME_AGAIN_SECONDS = 1.1, 60.0
+"""Who is turned away at zero is told to come again after a load's 90 % quantile, rounded up by a tenth at most
+(``decide/front.py``), and a moment. Until he was seen there is another one: clients are late, and looks 15 s apart."""
 _WORDS = 512
 
 
@@ -91,6 +94,8 @@ class ScalingObservation:
     """Since when nothing is known of what is asked."""
     scraped_since: datetime | None = None
     """Since when a Prometheus tells what is asked, because too few agents do."""
+    come_again_at: float | None = None
+    """Until when somebody may come again whom the front turned away, Unix seconds."""
     past: tuple[Known, ...] | None = None
     """What a Prometheus has of the last week, in the pass after it was asked."""
     next_look_seconds: float = ASK_SECONDS
@@ -129,6 +134,8 @@ class Outcome:
     said: Recommendation | None = None
     """What the policy said in this pass."""
     scraped_since: datetime | None = None
+    come_again_at: float | None = None
+    """Until when somebody may come again whom the front turned away, Unix seconds."""
     learnt_slots: int = 0
     """Ten minutes of the last week that this pass learnt of a Prometheus."""
 
@@ -164,7 +171,10 @@ def decide_scaling(
         next_load.tier,
         next_load.total_bytes,
     )
+    come_again_at = _come_again_at(seen, load, now)
     policy = make_policy(service, load, slots_of(service, seen.look), now)
+    if come_again_at is not None:
+        policy = replace(policy, keep_until=come_again_at)
     holds = policy_bounded(policy, seen.decided.wanted_replicas if seen.decided else _begin(service))
     status, memory = _held(service, seen.decided, holds, now), seen.memory
     memory, learnt = with_past(policy, memory, seen.past or (), now.timestamp())
@@ -196,6 +206,7 @@ def decide_scaling(
         window=window,
         said=said,
         scraped_since=scraped_since,
+        come_again_at=come_again_at,
         learnt_slots=learnt,
     )
 
@@ -263,6 +274,15 @@ def _came_to_front(seen: ScalingObservation, policy: Policy) -> float | None:
         return None
     service = max(1.0, seen.memory.offered.service_seconds)
     return min(look.turned_away, policy.slots * min(1.0, max(0.0, look.at - before.at) / service))
+
+
+def _come_again_at(seen: ScalingObservation, load: Expected, now: datetime) -> float | None:
+    """Return until when somebody may come again who was told to, None when nobody was turned away, or long ago."""
+    latest = now.timestamp() + COME_AGAIN_SHARE * load.p90_seconds + COME_AGAIN_SECONDS
+    if seen.look is not None and seen.look.turned_away:
+        return latest
+    told = seen.come_again_at
+    return min(told, latest) if told is not None and told > now.timestamp() else None
 
 
 def make_policy(service: LLMDeployment, load: Expected, slots: float, now: datetime) -> Policy:

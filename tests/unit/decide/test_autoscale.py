@@ -206,6 +206,33 @@ def test_a_rollouts_new_replicas_are_not_counted_beside_the_old(say: Any) -> Non
     assert (sample.ready, sample.loading) == (2, ())
 
 
+def test_who_was_told_when_to_come_again_finds_a_replica_then() -> None:
+    """He is told a load's 90 % quantile. What is ready after its median must not have gone again by then."""
+    service = scaled({"desiredReplicas": 0}, scaling={"scaleToZero": True, "minReplicas": 0})
+    large = replace(NEXT, total_bytes=3 * 10**11)
+    load = expected(None, large.revision, large.gpu_type, large.tier, large.total_bytes)
+    seen, held = an_observation(), []
+    for second in range(0, 3600, 15):
+        now = NOW + timedelta(seconds=second)
+        pod = a_pod("a", created=NOW, scheduled_at=NOW, ready=second > load.p50_seconds + 15)
+        pods = [pod] if held and held[-1] else []
+        there = pods and pod.ready
+        look = a_look(now, waiting=0, in_service=0) if there else Look(now.timestamp(), frozenset())
+        came = 1.0 if second == 15 else 0.0
+        seen = replace(seen, look=replace(look, fronted=True, turned_away=came))
+        found = decide_scaling(service, seen, pods, large, now)
+        held.append(found.replicas)
+        seen = replace(
+            seen,
+            before=seen.look,
+            memory=found.memory,
+            decided=found.status,
+            come_again_at=found.come_again_at,
+        )
+    assert held[0] == held[-1] == 0
+    assert 15 * sum(held) > 1.1 * load.p90_seconds + 4
+
+
 def test_while_it_sleeps_nobody_is_asked_anything_and_that_is_known(say: Any) -> None:
     said = say(Say(0, "Idle"))
     asleep = decide(scaled(replicas=0, scaling={"scaleToZero": True})).status

@@ -127,6 +127,11 @@ def nobody_asks(idle_seconds: float, keep_seconds: float) -> str:
     return f"idle for {text.duration(idle_seconds)}; it is kept for {text.duration(keep_seconds)}"
 
 
+def told_to_come(left_seconds: float) -> str:
+    """Say why the last one stays."""
+    return f"who was turned away while there was none was told when to come again, and may come within {text.duration(left_seconds)}"
+
+
 def over_budget(policy: Policy) -> str:
     """Say why not as many as are wanted."""
     return f"maxReplicas is {policy.max_replicas}: raise it to allow more"

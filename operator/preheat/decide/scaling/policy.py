@@ -1,5 +1,6 @@
 """What a deployment's owner wants of the scaler, and what is known of its loads."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -46,6 +47,8 @@ class Policy:
     mode: Mode = Mode.PREDICTIVE
     schedules: Sequence[Window] = ()
     """Times of the week with more replicas than ``min_replicas``, whatever is forecast."""
+    keep_until: float = -math.inf
+    """Until then (Unix seconds) somebody may come again who was told to: the last replica does not go before."""
 
     @property
     def load_seconds(self) -> float:

@@ -147,8 +147,14 @@ def _asleep(policy: Policy, last: Known, memory: Memory, now: float) -> Choice |
         return _prewarmed(policy, last, memory)
     if last.replicas == 0:
         return Choice(0, Reason.IDLE)
-    if idle <= keep:
-        return None
+    return None if idle <= keep else _put_to_sleep(policy, last, idle, keep, now)
+
+
+def _put_to_sleep(policy: Policy, last: Known, idle: float, keep: float, now: float) -> Choice | None:
+    """Return what becomes of replicas that nobody has asked for longer than one is kept."""
+    if now < policy.keep_until:
+        why = Alternative(0, explain.told_to_come(policy.keep_until - now))
+        return Choice(1, Reason.HOLDING, why) if last.replicas == 1 else None
     fewest = flight.fewest(policy, last)
     if fewest > 0:
         return Choice(fewest, Reason.HOLDING, Alternative(0, explain.loads_under_way(last)))
