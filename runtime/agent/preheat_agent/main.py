@@ -25,7 +25,7 @@ from preheat_agent.ration import Advice
 from preheat_agent.ration import read as read_advice
 from preheat_agent.server import Response, Server, text
 from preheat_agent.stall import limit_seconds
-from preheat_agent.traffic import Own, Tally, take, told
+from preheat_agent.traffic import Own, Page, Tally, others_were_served, take, told
 from preheat_agent.weights import Weights
 
 LOOK_SECONDS = 0.5
@@ -258,7 +258,9 @@ class Agent:
             self.metrics.load_seconds.set(self._load_seconds)
 
     async def _ask(self, protocol: Protocol) -> None:
-        started, before, asked = time.monotonic(), self._counters, self._by_protocol[protocol]
+        # Read just before: of an older page it is not known whether what was answered since was the question before this one.
+        before = await self._page() or (self._counters.page if self._counters is not None else None)
+        started, asked = time.monotonic(), self._by_protocol[protocol]
         number = self._asked = self._asked + 1
         try:
             words = await canary.ask(
@@ -267,8 +269,8 @@ class Agent:
         except canary.CanaryError as error:
             # A queue before us is no illness: others were answered while we waited.
             timed_out = time.monotonic() - started >= self.config.canary.timeout_seconds
-            after = await self._engine.counters(self.config.model_name)
-            if timed_out and before and after and after.successes > before.successes:
+            after = await self._page()
+            if timed_out and others_were_served(before, after, self.config.canary.max_tokens):
                 log.info(
                     "canary undecided: the engine is busy and answers others", extra={"protocol": protocol}
                 )
@@ -290,6 +292,10 @@ class Agent:
         self._last_text = words[:80]
         self.metrics.canary_seconds.labels(protocol.value).observe(latency)
         self._answer = Answer(number, good=True, message="", protocol=protocol)
+
+    async def _page(self) -> Page | None:
+        counters = await self._engine.counters(self.config.model_name)
+        return counters.page if counters is not None else None
 
     def _tell(self, before: Memory) -> None:
         now = self.memory

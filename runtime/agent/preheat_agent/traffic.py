@@ -28,6 +28,8 @@ class Names:
     ended: tuple[str, ...]
     """Counters that together count every request that left the engine, well or not."""
     failed: tuple[str, ...]
+    answered: str = ""
+    """The counter of requests that were answered whole."""
     came: tuple[str, ...] = ()
     """What together counts every request that came, where that is not what ended and what is under way."""
     prompt_tokens: str = ""
@@ -48,6 +50,7 @@ KINDS = (
             "preheat_llm_requests_cancelled",
         ),
         failed=("preheat_llm_requests_failed",),
+        answered="preheat_llm_requests_finished",
         came=_HANDED_OVER,
         prompt_tokens="preheat_llm_prompt_tokens",
         generated_tokens="preheat_llm_generated_tokens",
@@ -58,6 +61,7 @@ KINDS = (
         waiting="vllm:num_requests_waiting",
         ended=("vllm:e2e_request_latency_seconds_count",),
         failed=(),
+        answered="vllm:e2e_request_latency_seconds_count",
         came=_HANDED_OVER,
         prompt_tokens="vllm:prompt_tokens",
         generated_tokens="vllm:generation_tokens",
@@ -67,6 +71,7 @@ KINDS = (
         waiting="nv_inference_pending_request_count",
         ended=_TRITONS,
         failed=("nv_inference_request_failure",),
+        answered="nv_inference_request_success",
     ),
 )
 """The first kind whose gauge of waiting requests is on the page is the page's."""
@@ -86,6 +91,8 @@ class Page:
     prompt_tokens: float | None = None
     generated_tokens: float | None = None
     slots: float | None = None
+    answered: float = 0.0
+    """Of those that ended: how many were answered whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +149,20 @@ def read_page(text: str, model: str) -> Page | None:
         prompt_tokens=series.get(names.prompt_tokens),
         generated_tokens=series.get(names.generated_tokens),
         slots=series.get(names.slots),
+        answered=series.get(names.answered, 0.0),
     )
+
+
+def others_were_served(before: Page | None, after: Page | None, own_tokens: float) -> bool:
+    """Tell whether the model did anything for others between two pages, while a question of ours was not answered.
+
+    Others were answered, or more tokens were made than ours may take (``own_tokens``). What was handed over says nothing:
+    a backend that queues inside itself takes our question as well, and may never look at it.
+    """
+    if before is None or after is None:
+        return False
+    tokens = (after.generated_tokens or 0.0) - (before.generated_tokens or 0.0)
+    return after.answered > before.answered or tokens > own_tokens
 
 
 def take(tally: Tally, page: Page, own: Own, now: float) -> Tally:
@@ -219,6 +239,7 @@ def _all(names: Names) -> tuple[str, ...]:
         names.waiting,
         *names.ended,
         *names.came,
+        names.answered,
         names.prompt_tokens,
         names.generated_tokens,
     )

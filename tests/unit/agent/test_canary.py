@@ -17,9 +17,11 @@ from preheat_agent.canary import (
     streamed_text,
     wanted_inputs,
 )
-from preheat_agent.config import Canary
-from preheat_agent.engine import Engine
+from preheat_agent.config import Canary, from_environment
+from preheat_agent.engine import Counters, Engine
 from preheat_agent.ladder import Protocol
+from preheat_agent.main import Agent
+from preheat_agent.traffic import Page
 
 ENDLESS = [
     ("(a+)+$", "a" * 40 + "b"),
@@ -44,6 +46,13 @@ def test_an_expression_is_found_or_not() -> None:
 
 
 CANARY = Canary("Hi", 8, None, 5, 10, 2, "text_input", "text_output")
+CONFIG = from_environment({"PREHEAT_AGENT_CONFIG": json.dumps({
+    "modelName": "m", "engineHTTP": "http://127.0.0.1:1", "engineGRPC": "127.0.0.1:1", "engineMetrics": "http://x",
+    "weightsDirectory": "/tmp", "adminKey": "uid-1", "canary": {"prompt": "Hi"},
+})})  # fmt: skip
+TAKEN = Page(
+    came=5, ended=5, failed=0, waiting=0, running=0, busy_seconds=None, generated_tokens=600, answered=5
+)
 MODEL = {
     "max_batch_size": 4,
     "input": [
@@ -128,3 +137,29 @@ async def test_an_engine_that_accepts_and_says_nothing_has_timeout_seconds() -> 
     await engine.close()
     server.close()
     await asyncio.sleep(0.05)
+
+
+async def test_a_model_that_takes_every_question_and_answers_none_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As an engine does whose workers hang: Triton counts what it hands over as a success, our question as well."""
+    agent = Agent(replace(CONFIG, canary=replace(CANARY, timeout_seconds=0.01)))
+    agent._counters = Counters(TAKEN.came, 0, 0, 0, TAKEN)
+
+    async def counters(_model: str) -> Counters:
+        page = replace(TAKEN, came=TAKEN.came + handed_over, running=handed_over)
+        return Counters(page.came, 0, 0, 0, page)
+
+    handed_over = 0
+
+    async def hang(*_: object) -> str:
+        nonlocal handed_over
+        handed_over = 1
+        await asyncio.sleep(0.02)
+        raise CanaryError("no answer within 0.01 s")
+
+    monkeypatch.setattr(agent._engine, "counters", counters)
+    monkeypatch.setattr("preheat_agent.canary.ask", hang)
+    await agent._ask(Protocol.GRPC)
+    assert agent._answer is not None
+    assert not agent._answer.good

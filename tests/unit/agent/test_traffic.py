@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from preheat_agent.engine import read_counters
-from preheat_agent.traffic import Own, Page, Tally, read_page, take, told
+from preheat_agent.traffic import Own, Page, Tally, others_were_served, read_page, take, told
 
 PAGES = Path(__file__).parent / "pages"
 NONE = Own()
@@ -134,3 +134,23 @@ def test_tritons_counters_are_read_though_the_parser_renames_them() -> None:
 
 def test_before_the_first_page_nothing_is_said() -> None:
     assert told(Tally(), 1.0) is None
+
+
+def test_that_a_question_was_handed_over_is_no_sign_that_others_are_served() -> None:
+    idle = replace(EMPTY, came=5, ended=5, answered=5, generated_tokens=600)
+    hangs = replace(idle, came=9, running=2, waiting=2)
+    assert not others_were_served(idle, hangs, 8)
+    assert not others_were_served(idle, replace(hangs, generated_tokens=608), 8), "these may be ours"
+    assert not others_were_served(idle, replace(hangs, ended=6), 8), "ours, as it was given up"
+    assert others_were_served(idle, replace(hangs, generated_tokens=609), 8)
+    assert others_were_served(idle, replace(hangs, answered=6), 8)
+    assert not others_were_served(None, hangs, 8)
+
+
+@pytest.mark.parametrize(("name", "model", "answered"), [("after-llamacpp", "smollm2", 5), ("after-blocking", "slow", 5),
+                                                         ("busy-llamacpp", "smollm2", 0)])  # fmt: skip
+def test_who_was_answered_is_on_the_page(name: str, model: str, answered: float) -> None:
+    assert page(name, model).answered == answered
+    vllm = read_page(VLLM, "llama")
+    assert vllm is not None
+    assert vllm.answered == 5
