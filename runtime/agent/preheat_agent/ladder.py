@@ -257,7 +257,9 @@ def _loading(config: Config, seen: Seen, memory: Memory, now: float) -> Memory:
     else:
         told = _say(memory, State.LOADING, "Loading", "the model is loading", now)
     fresh = replace(told, answered=frozenset(), bad_answers=0, waits_since=None, ask_at=0.0)
-    return replace(fresh, ready=False, live=True)
+    # A question that was under way as the model went says nothing of the one that comes.
+    last = seen.answer.number if seen.answer is not None else memory.last_answer
+    return replace(fresh, ready=False, live=True, last_answer=last)
 
 
 def _stalled(memory: Memory, reason: str, words: str, now: float, *, live: bool) -> Memory:

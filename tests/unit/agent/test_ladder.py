@@ -214,6 +214,17 @@ def test_unload_and_load_heals() -> None:
     assert Action.KILL not in engine.actions
 
 
+def test_a_question_that_was_under_way_as_the_model_went_says_nothing_of_the_next() -> None:
+    engine = Engine()
+    engine.serve()
+    engine.fall_ill()
+    late = engine.answer(good=False)
+    engine.look(replace(LIVE, answer=late))
+    engine.look(replace(LIVE, answer=late, busy_loading=True))
+    engine.look(replace(LOADED, answer=late))
+    assert (engine.memory.state, engine.memory.bad_answers) == (State.HEALING, 0)
+
+
 def test_an_unload_that_hangs_ends_in_a_new_engine() -> None:
     engine = Engine()
     engine.serve()
