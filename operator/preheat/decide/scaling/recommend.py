@@ -33,6 +33,9 @@ def recommend(
     seen = last.known() if last is not None and last.at <= now + STALE_SECONDS else None
     if seen is None or not -STALE_SECONDS <= now - memory.known_at <= STALE_SECONDS:
         choice = _unknown(policy, last, memory, now)
+        if choice.replicas == 0 and seen is not None and (seen.arrivals or seen.queued):
+            # Whatever the clock says: who comes is not left to wait until it has caught up.
+            choice = Choice(policy.bounded(1), Reason.WAKING)
     elif not memory.has_outlook(seen.at - seen.seconds) and (seen.replicas or not seen.queued):
         choice = _begun(policy, seen, memory, now)
     else:

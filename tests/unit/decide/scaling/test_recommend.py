@@ -142,6 +142,22 @@ def test_a_clock_that_went_back_moves_nothing_and_is_forgotten_in_the_end() -> N
     assert memory.known_at == long_before
 
 
+def test_a_clock_that_went_back_keeps_nobody_asleep() -> None:
+    policy = a_policy(min_replicas=0)
+    world = World(policy, lambda t: 4.0 if t < HOUR else 0.0).run(HOUR + 900)
+    assert world.replicas == 0
+    silent, turned_away = (
+        recommend(
+            policy, [a_sample(at=START + 600, slots=0.0, arrivals=each, ready=0)], world.memory, START + 600
+        )
+        for each in (0.0, 1.0)
+    )
+    assert silent[0].replicas == 0
+    assert (turned_away[0].replicas, turned_away[0].reason) == (1, Reason.WAKING)
+    later = a_sample(at=START + 615, slots=0.0, arrivals=0.0, ready=0, loading=(285.0,))
+    assert recommend(policy, [later], turned_away[1], START + 615)[0].replicas == 1
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.floats(0, 300), st.floats(0, 300))
 def test_more_demand_never_asks_for_less(fewer: float, more: float) -> None:
