@@ -40,6 +40,7 @@ from preheat.decide.scaling import (
     Window,
     recommend,
 )
+from preheat.decide.scaling.flight import JUST_BEGUN
 from preheat.decide.scaling.past import with_past
 from preheat.decide.scaling.policy import HEADS_UP_SECONDS
 from preheat.decide.scaling.schedule import floor
@@ -355,10 +356,19 @@ def _loading(
     count: int, pods: Sequence[PodView], load: Expected, now: datetime, *, weights_there: bool
 ) -> tuple[float, ...]:
     """Return when the replicas that are still missing are expected: pods on their way, and those not made yet."""
-    left = sorted(
-        loads.remaining(pod, load.phases, now, weights_there=weights_there) for pod in pods if not pod.ready
-    )
+    left = sorted(_left(pod, load, now, weights_there=weights_there) for pod in pods if not pod.ready)
     return tuple((left + [load.p50_seconds] * max(0, count))[: max(0, count)])
+
+
+def _left(pod: PodView, load: Expected, now: datetime, *, weights_there: bool) -> float:
+    """Return in how many seconds a pod is expected to be ready.
+
+    One that takes longer than loads were thought to take has not just begun for that: what it did is not thrown away.
+    """
+    left = loads.remaining(pod, load.phases, now, weights_there=weights_there)
+    begun = pod.scheduled_at
+    under_way = begun is not None and (now - begun).total_seconds() > JUST_BEGUN * load.p50_seconds
+    return min(left, (1 - 2 * JUST_BEGUN) * load.p50_seconds) if under_way and math.isfinite(left) else left
 
 
 def _held(service: LLMDeployment, decided: ScalingStatus | None, holds: int, now: datetime) -> ScalingStatus:

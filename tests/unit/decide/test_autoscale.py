@@ -32,9 +32,10 @@ from preheat.decide.capacity import (
     shortage,
 )
 from preheat.decide.loads import expected
-from preheat.decide.observed import MOST, Reading
+from preheat.decide.observed import MOST, AgentReport, AgentState, Reading
 from preheat.decide.plan import Apply, Plan
 from preheat.decide.scaling import Alternative, Memory, Policy, Recommendation, Sample
+from preheat.decide.scaling.flight import has_just_begun
 from preheat.decide.serving import decide_service
 from preheat.decide.signals import Look
 from preheat.decide.wish import ServiceObservation
@@ -194,6 +195,23 @@ def test_the_policy_is_told_of_replicas_on_their_way_and_of_those_not_made_yet(s
     load = expected(None, "r", "nvidia-l4", StorageTier.ON_DISK, 10**9)
     assert (sample.ready, sample.available) == (2, 7)
     assert sample.loading == (load.phases.after_scheduling - 10, load.p50_seconds, load.p50_seconds)
+
+
+def test_a_load_that_takes_longer_than_was_thought_has_not_just_begun(say: Any) -> None:
+    """As the first from a slow disk: its agent sees two more minutes to go where a whole load was thought to take one."""
+    said = say(Say(2))
+    report = AgentReport(AgentState.LOADING, "", "", 1, 3, 120.0)
+    held = decide(scaled(status={"desiredReplicas": 3})).status
+    for seconds, has_begun in ((60, False), (1, True)):
+        begun = NOW - timedelta(seconds=seconds)
+        decide(
+            scaled(),
+            [*PODS, a_pod("c", created=begun, scheduled_at=begun, report=report)],
+            look=a_look(),
+            decided=held,
+        )
+        policy, sample = said.asked[-1]
+        assert [has_just_begun(policy, left) for left in sample.loading] == [has_begun]
 
 
 def test_a_rollouts_new_replicas_are_not_counted_beside_the_old(say: Any) -> None:
