@@ -12,7 +12,7 @@ when the number changes, and then all of it.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from preheat.api.llmdeployment import (
@@ -310,16 +310,18 @@ _DAYS = tuple(Day)
 
 
 def _in_utc(schedule: ScheduleSpec, now: datetime) -> Window:
-    """Return a schedule's window as minutes of the day in UTC, by the offset that its zone has now."""
+    """Return a schedule's window as minutes of the day in UTC, as they are the time that it holds now or will hold next."""
     try:
-        offset = now.astimezone(ZoneInfo(schedule.time_zone)).utcoffset()
+        begins, ends = _occurrence(schedule, ZoneInfo(schedule.time_zone), now)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise InvalidSpec(
             f"`scaling.schedules`: nobody knows the time zone {schedule.time_zone!r}: name one as the IANA database has "
             "it, for example Europe/Berlin or UTC"
         ) from error
-    ahead = round((offset.total_seconds() if offset else 0.0) / 60)
-    start, end = (_minutes(clock) - ahead for clock in (schedule.start, schedule.end))
+    start = _minutes(schedule.start) - _ahead(begins)
+    # A night in which clocks go back may make a day of more than 24 hours.
+    longer = (ends.astimezone(UTC) - begins.astimezone(UTC)).total_seconds() >= 60 * _DAY_MINUTES
+    end = _minutes(schedule.end) - _ahead(begins if longer else ends)
     shift = start // _DAY_MINUTES
     return Window(
         from_minute=start % _DAY_MINUTES,
@@ -327,6 +329,22 @@ def _in_utc(schedule: ScheduleSpec, now: datetime) -> Window:
         replicas=schedule.min_replicas,
         weekdays=tuple(sorted((_DAYS.index(day) + shift) % 7 for day in schedule.days)),
     )
+
+
+def _occurrence(schedule: ScheduleSpec, zone: ZoneInfo, now: datetime) -> tuple[datetime, datetime]:
+    """Return from when to when it holds: the first time that is not over, on whatever day of the week."""
+    start, end = time.fromisoformat(schedule.start), time.fromisoformat(schedule.end)
+    day = now.astimezone(zone).date() - timedelta(days=1)
+    while True:
+        ends = datetime.combine(day + timedelta(days=end <= start), end, zone)
+        if ends.astimezone(UTC) > now:
+            return datetime.combine(day, start, zone), ends
+        day += timedelta(days=1)
+
+
+def _ahead(at: datetime) -> int:
+    """Return by how many minutes a zone is ahead of UTC."""
+    return round((at.utcoffset() or timedelta()).total_seconds() / 60)
 
 
 _DAY_MINUTES = 1440

@@ -1,5 +1,6 @@
 """From what was seen to the number of replicas and what is told of it. The policy has tests of its own."""
 
+import itertools
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,6 +37,7 @@ from preheat.decide.observed import MOST, AgentReport, AgentState, Reading
 from preheat.decide.plan import Apply, Plan
 from preheat.decide.scaling import Alternative, Memory, Policy, Recommendation, Sample
 from preheat.decide.scaling.flight import has_just_begun
+from preheat.decide.scaling.schedule import floor
 from preheat.decide.serving import decide_service
 from preheat.decide.signals import Look
 from preheat.decide.wish import ServiceObservation
@@ -347,6 +349,24 @@ def test_a_schedule_is_told_to_the_policy_in_utc(fields: dict[str, Any], window:
     (made,) = make_policy(service, expected(None, "r", "g", StorageTier.ON_DISK, None), 8, NOW).schedules
     assert (made.from_minute, made.to_minute, made.weekdays) == window
     assert made.replicas == 3
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "changes"),
+    [("03:00", "06:00", ["25T01:40", "25T05:00"]), ("22:00", "06:00", ["24T19:40", "25T05:00"]),
+     ("00:30", "00:00", ["24T22:00", "24T22:10"])],
+)  # fmt: skip
+def test_a_night_in_which_clocks_go_back_moves_a_schedule_once(
+    start: str, end: str, changes: list[str]
+) -> None:
+    window = {"start": start, "end": end, "minReplicas": 6, "timeZone": "Europe/Berlin"}
+    service = scaled(scaling={"schedules": [window]})
+    asked = []
+    for minute in range(0, 12 * 60, 5):
+        now = datetime(2026, 10, 24, 18, tzinfo=UTC) + timedelta(minutes=minute)
+        policy = make_policy(service, LOAD, 8.0, now)
+        asked.append((f"{now:%dT%H:%M}", floor(policy.schedules, now.timestamp(), 1200.0)))
+    assert [now for (_, old), (now, new) in itertools.pairwise(asked) if new != old] == changes
 
 
 def test_a_time_zone_that_nobody_knows_is_refused_with_what_to_do() -> None:
