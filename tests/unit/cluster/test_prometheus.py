@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+from preheat.api.constants import PROMETHEUS_LABEL_DEPLOYMENT
 from preheat.cluster import prometheus as door
 from preheat.cluster.prometheus import ANSWER_LIMIT_BYTES, PAUSES_SECONDS, Prometheus
 from preheat.config import OperatorConfig
-from preheat.decide.scraped import LABEL
 from preheat.errors import Unavailable
 
 EMPTY = {"status": "success", "data": {"resultType": "matrix", "result": []}}
@@ -61,7 +61,7 @@ async def test_a_question_is_posted_for_one_deployment_with_the_token(tmp_path: 
     )  # fmt: skip
     assert [each.headers["authorization"] for each in asked.requests] == ["Bearer first", "Bearer second"]
     query = httpx.QueryParams(one.content.decode())["query"]
-    assert all(part in query for part in ('cluster="eu"', 'namespace="default"', f'{LABEL}="llama"'))
+    assert all(part in query for part in ('cluster="eu"', 'namespace="default"', f'{PROMETHEUS_LABEL_DEPLOYMENT}="llama"'))
     assert asked.outcomes == [("recent", "empty"), ("past", "empty")]
 
 
