@@ -61,7 +61,10 @@ async def test_a_question_is_posted_for_one_deployment_with_the_token(tmp_path: 
     )  # fmt: skip
     assert [each.headers["authorization"] for each in asked.requests] == ["Bearer first", "Bearer second"]
     query = httpx.QueryParams(one.content.decode())["query"]
-    assert all(part in query for part in ('cluster="eu"', 'namespace="default"', f'{PROMETHEUS_LABEL_DEPLOYMENT}="llama"'))
+    assert all(
+        part in query
+        for part in ('cluster="eu"', 'namespace="default"', f'{PROMETHEUS_LABEL_DEPLOYMENT}="llama"')
+    )
     assert asked.outcomes == [("recent", "empty"), ("past", "empty")]
 
 
