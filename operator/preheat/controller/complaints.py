@@ -47,6 +47,8 @@ class _Known:
 @dataclass(slots=True)
 class _Start:
     seen: float
+    placeless: float | None = None
+    """Since when the scheduler finds no node for it."""
     placed: float | None = None
     """When it was first seen to have a node."""
     began: float | None = None
@@ -100,13 +102,18 @@ class Complaints:
     def _timed(self, pod: PodView, now: float) -> PodView:
         trouble = trouble_of(pod)
         is_troubled = trouble is not None and trouble.reason in STARTS_NOTHING
-        if not (is_troubled or pod.starting):
+        if trouble is None and not pod.starting:
             self._starts.pop(pod.uid, None)
             return pod
         start = self._starts.setdefault(pod.uid, _Start(now))
         start.seen = now
         if pod.scheduled and start.placed is None:
             start.placed = now
+        if pod.unschedulable is not None:
+            start.placeless = now if start.placeless is None else start.placeless
+            pod = replace(pod, placeless_seconds=now - start.placeless)
+        else:
+            start.placeless = None
         if not is_troubled:
             start.over = now if start.over is None else start.over
             return pod

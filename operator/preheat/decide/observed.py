@@ -332,6 +332,8 @@ class PodView:
     """What the kubelet says of it, where it does not start."""
     troubled_seconds: float | None = None
     """For how long it has been seen to be kept from starting, None while it is not, or where nobody watched."""
+    placeless_seconds: float | None = None
+    """For how long the scheduler has been seen to find no node for it, None while it does, or where nobody watched."""
     well_seconds: float = 0.0
     """For how long it was on its node before that, and nothing was wrong: an image was pulled."""
     crashing: str | None = None

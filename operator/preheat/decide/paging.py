@@ -72,7 +72,7 @@ def decide_pages(
             Delete("Job", service.namespace, pager.job.name, pager.job.uid)
             for pager in seen.pagers
             if not pager.job.deleting
-            and not _is_of(service, wish, pager, (*due, *_kept(service, seen, mine, now)))
+            and not _is_of(service, wish, pager, (*due, *_kept(service, seen, wish, mine, now)))
         ),
         *(Apply(make_pager(service, wish.revisions[0], node, size, config), once=True) for node in new),
     ]
@@ -168,10 +168,10 @@ def _is_of(service: LLMDeployment, wish: Wish, pager: Puller, due: Collection[st
 
 
 def _kept(
-    service: LLMDeployment, seen: ServiceObservation, mine: Sequence[PodView], now: datetime
+    service: LLMDeployment, seen: ServiceObservation, wish: Wish, mine: Sequence[PodView], now: datetime
 ) -> list[str]:
     """Return the nodes whose pager is left though no load is due there: it is young, and no replica has loaded there."""
-    if service.spec.cache.page_cache is PageCache.NEVER:
+    if service.spec.cache.page_cache is PageCache.NEVER or wish.replicas == 0:
         return []
     loaded = {pod.node for pod in mine if pod.ready}
     return [

@@ -163,6 +163,22 @@ def test_a_wait_for_a_place_is_no_time_that_went_well(world: World) -> None:
     assert lasts(world, 3600, **NO_IMAGE) == (0, 0)
 
 
+def test_a_wait_for_a_place_is_as_old_as_it_was_seen(world: World) -> None:
+    full = {
+        "scheduled": False,
+        "starting": False,
+        "unschedulable": "0/2 nodes: 2 Insufficient nvidia.com/gpu.",
+    }
+    waits = replace(a_pod("p"), uid="uid-p", **{"phase": "Pending", "ready": False, **full})
+    seen = []
+    for seconds in (0, 40, 40):
+        world.now += seconds
+        seen += [pod.placeless_seconds for pod in world.complaints.timed([waits])]
+    assert seen == [0, 40, 80]
+    placed = replace(waits, scheduled=True, unschedulable=None, starting=True)
+    assert [pod.placeless_seconds for pod in world.complaints.timed([placed])] == [None]
+
+
 def test_who_has_started_is_in_no_trouble_and_begins_anew(world: World) -> None:
     lasts(world, 0, **NO_IMAGE)
     assert lasts(world, 10, starting=False, begun=True) == (None, 0)

@@ -202,6 +202,15 @@ def test_where_a_stranger_holds_the_free_gpu_the_old_ones_node_gets_the_image_as
     assert (made(plan), replicas(plan, old)) == ([], 0)
 
 
+def test_a_clock_that_jumped_makes_no_wait_for_a_place_longer() -> None:
+    """The pod was made a second ago: the scheduler has not looked again since the weights came."""
+    old, new = a_service(replicas=1), a_service(replicas=1, runtime={"image": "r.example/engine:2"})
+    waits = pod(new, "w", None, created=NOW - LONG, placeless_seconds=1.0)
+    seen = scene(old, new, pod(old, "o1", "n1", ready=True), waits, asked=(1, 1))
+    plan = decide(new, replace(seen, pullers=(a_puller("n2", JobState.COMPLETE, new),)))
+    assert (made(plan), replicas(plan, old)) == ([], 1)
+
+
 def test_an_image_that_other_replicas_run_costs_nothing() -> None:
     new = a_service(replicas=2, runtime={"options": {"n_ctx": "512"}})
     plan = decide(new, rolling(new=new))

@@ -128,6 +128,8 @@ def _waits_for(seen: ServiceObservation, wish: Wish, now: datetime) -> dict[str,
         if pod.revision == wish.id and not pod.deleting and pod.unschedulable is not None and pod.created:
             since = max(pod.created, warmed) if warmed else pod.created
             age = (now - since).total_seconds()
+            if pod.placeless_seconds is not None:  # the clock may have jumped
+                age = min(age, pod.placeless_seconds)
             found[pod.gpu_type] = max(age, found.get(pod.gpu_type, 0.0))
     return found
 
