@@ -295,15 +295,20 @@ def test_what_a_forced_deletion_left_is_adopted_by_the_next_of_that_name(owned: 
         owned.apply(health={"stallSeconds": 61})
         owned.until("two revisions", lambda: len(owned.all("controllerrevision")) == 2)
         _comes_to_rest(owned)
-        before = {kind: {b["metadata"]["uid"] for b in owned.all(kind)} for kind in KINDS}
+        before = _there(owned)
         owned.kubectl("delete", "llmd", "llama", "--cascade=orphan")
         owned.until("left", lambda: not owned.one("service")["metadata"].get("ownerReferences"))
-        assert {kind: {b["metadata"]["uid"] for b in owned.all(kind)} for kind in KINDS} == before
+        assert _there(owned) == before
         with measured("left behind: adopted"):
             owned.apply(health={"stallSeconds": 61})
             owned.until("adopted", lambda: _are_owned(owned))
-        assert {kind: {b["metadata"]["uid"] for b in owned.all(kind)} for kind in KINDS} == before
+        assert _there(owned) == before
         owned.until("told", lambda: owned.ready().get("reason") not in {"NameTaken", "ChildRefused", None})
+
+
+def _there(owned: Owned) -> dict[str, dict[str, str]]:
+    """The children by kind and name, with their uids."""
+    return {kind: {b["metadata"]["name"]: b["metadata"]["uid"] for b in owned.all(kind)} for kind in KINDS}
 
 
 def _comes_to_rest(owned: Owned) -> None:
