@@ -22,8 +22,9 @@ def node(cluster: Cluster) -> Iterator[str]:
     cluster.empty_disks()
     name = cluster.provider.nodes()[0]
     yield name
-    cluster.kubectl("annotate", "node", name, "preheat.dev/cache-budget-", check=False)
+    # The caches first: without the budget one that waited for room would begin.
     cluster.kubectl("-n", cluster.namespace, "delete", "mc", "--all")
+    cluster.kubectl("annotate", "node", name, "preheat.dev/cache-budget-", check=False)
 
 
 def a_cache(cluster: Cluster, name: str, node: str, **spec: Any) -> None:
