@@ -117,7 +117,9 @@ def test_a_shared_volume_is_filled_once_and_serves_both_nodes(
     put(cluster, A_VOLUME)
 
     def is_warm() -> bool:
-        pods = cluster.pods(service)  # before the cache: it may be ready, and a pod there, between two questions
+        pods = cluster.pods(
+            service
+        )  # before the cache: it may be ready, and a pod there, between two questions
         ready = cache_said(cluster).get("status") == "True"
         assert ready or not pods, "no pod before the weights are published"
         return ready
