@@ -6,6 +6,7 @@ Exit codes: 0 done (with -w: Ready), 1 not found, refused or timed out, 2 wrong 
 import argparse
 import asyncio
 import os
+import re
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,7 @@ from preheat.api.parse import InvalidSpecError, parse
 from preheat.cli import history, simulate, why
 from preheat.cli import plan as plans
 from preheat.cli import rollout as rollouts
+from preheat.cli.applied import manager_of, merge_patch
 from preheat.cli.live import KINDS, OF_ROUTES, observation
 from preheat.cli.status import is_ready, screen
 from preheat.cluster.kube import Kube, current_namespace
@@ -210,7 +212,9 @@ class Screen:
 
 async def _plan(arguments: argparse.Namespace) -> int:
     try:
-        bodies = [b for b in yaml.safe_load_all(arguments.filename.read_text("utf-8")) if b]
+        is_given = str(arguments.filename) == "-"
+        text = sys.stdin.read() if is_given else arguments.filename.read_text("utf-8")
+        bodies = [b for b in yaml.safe_load_all(text) if b]
     except (OSError, UnicodeDecodeError) as error:
         print(f"{arguments.filename}: cannot be read: {error}", file=sys.stderr)
         return 2
@@ -227,22 +231,42 @@ async def _plan(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+_CALL = re.compile(r"^(POST|PATCH) \S+: \d+ ")
+"""What the API server was asked, before its words."""
+
+
+async def _checked(kube: Kube, live: Manifest | None, body: Manifest) -> Manifest:
+    """Return an object as it would be if it was applied. Raises InvalidSpec where the API server would refuse it."""
+    if live is None:
+        return await kube.check_new(body)
+    manager = manager_of(live)
+    if manager is not None:
+        return await kube.check_applied(body, manager)
+    return await kube.check_patched(live, merge_patch(live, body))
+
+
 async def _plan_one(kube: Kube, body: dict[str, Any], namespace: str, nodes: list[NodeView]) -> bool:
     metadata = body.get("metadata")
     if not isinstance(metadata, dict) or not metadata.get("name"):
         print("refused: metadata.name is missing", file=sys.stderr)
         return False
+    if not isinstance(metadata["name"], str):
+        print(
+            f"refused: metadata.name must be a text, not {metadata['name']!r}: put it in quotes",
+            file=sys.stderr,
+        )
+        return False
     body = {**body, "metadata": {"namespace": namespace, **metadata}}
     try:
         # The API server's own rules first: they are those that `kubectl apply` meets.
-        checked = await kube.check(body)
+        live = await kube.get("LLMDeployment", body["metadata"]["namespace"], body["metadata"]["name"])
+        checked = await _checked(kube, live, body)
         service = parse(
             LLMDeployment, {**body, "metadata": {**body["metadata"], "uid": ""}, "spec": checked["spec"]}
         )
     except (InvalidSpec, InvalidSpecError) as error:
-        print(f"refused: {error}", file=sys.stderr)
+        print(f"refused: {_CALL.sub('', str(error))}", file=sys.stderr)
         return False
-    live = await kube.get("LLMDeployment", service.namespace, service.name)
     lists: dict[str, list[Manifest]] = {}
     if live is not None:
         metadata = {**body["metadata"], "uid": live["metadata"]["uid"]}

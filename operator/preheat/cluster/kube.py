@@ -146,28 +146,33 @@ class Kube:
                 raise
             raise NotInstalled(kind.name) from error
 
-    async def check(self, manifest: Manifest) -> Manifest:
-        """Return an object as it would be if somebody applied it, and change nothing.
+    async def check_new(self, manifest: Manifest) -> Manifest:
+        """Return an object as it would be if somebody created it, and change nothing. Raises InvalidSpec.
 
-        Raises InvalidSpec. In a namespace that does not exist yet it is asked about as if it were for `default`: the
-        rules of a definition are the same everywhere.
+        In a namespace that does not exist yet it is asked about as if it were for `default`: the rules of a definition
+        are the same everywhere.
         """
-        query = [
-            ("fieldManager", "kubectl-preheat"),
-            ("force", "true"),
-            ("dryRun", "All"),
-            ("fieldValidation", "Strict"),
-        ]
         metadata, kind = manifest["metadata"], KINDS[manifest["kind"]]
         try:
-            return await self._call(
-                "PATCH", kind.path(metadata["namespace"], metadata["name"]), query, _yaml(manifest), APPLY
-            )
+            return await self._call("POST", kind.path(metadata["namespace"]), _CHECKED, manifest)
         except _Missing:
             moved = {**manifest, "metadata": {**metadata, "namespace": "default"}}
+            query = [*_CHECKED, ("force", "true")]
             return await self._call(
                 "PATCH", kind.path("default", metadata["name"]), query, _yaml(moved), APPLY
             )
+
+    async def check_patched(self, live: Manifest, patch: Manifest) -> Manifest:
+        """Return an object that is there as a JSON merge patch would make it, and change nothing. Raises InvalidSpec."""
+        path = KINDS[live["kind"]].path(live["metadata"]["namespace"], live["metadata"]["name"])
+        return await self._call("PATCH", path, _CHECKED, patch, "application/merge-patch+json")
+
+    async def check_applied(self, manifest: Manifest, manager: str) -> Manifest:
+        """Return an object as it would be if a manager applied it on the server's side, and change nothing. Raises InvalidSpec."""
+        metadata = manifest["metadata"]
+        path = KINDS[manifest["kind"]].path(metadata["namespace"], metadata["name"])
+        query = [("fieldManager", manager), ("force", "true"), *_CHECKED[1:]]
+        return await self._call("PATCH", path, query, _yaml(manifest), APPLY)
 
     async def apply_status(
         self, kind: str, namespace: str, name: str, uid: str, status: Manifest
@@ -354,6 +359,10 @@ class Kube:
         except (ValueError, RecursionError) as error:
             raise Unavailable(f"{method} {path}: the answer is no JSON, {len(content)} bytes") from error
         return result if isinstance(result, dict) else {}
+
+
+_CHECKED = [("fieldManager", "kubectl-preheat"), ("dryRun", "All"), ("fieldValidation", "Strict")]
+"""Nothing is stored, and a field that nobody knows is refused."""
 
 
 def _version(body: Manifest) -> int:
