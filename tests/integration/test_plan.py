@@ -59,6 +59,8 @@ def plan(api: API, wanted: dict[str, Any]) -> subprocess.CompletedProcess[str]:
 def test_what_is_left_out_goes_and_a_list_is_as_the_file_says(api: API, way: tuple[str, ...]) -> None:
     same = plan(api, body(runtime={"backend": "LlamaCpp", "options": {"n_ctx": "512"}}))
     assert "as it is: no replica moves" in same.stdout, same.stdout + same.stderr
+    assert "objects stay as they are" in same.stdout
+    assert "  apply   " not in same.stdout, same.stdout
     assert put(api, way, body(hardware=H100), "--dry-run=server")["spec"]["hardware"]["gpu"]["types"] == [
         "nvidia-h100-80gb"
     ]

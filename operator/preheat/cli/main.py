@@ -29,7 +29,9 @@ from preheat.cli.status import is_ready, screen
 from preheat.cluster.kube import Kube, current_namespace
 from preheat.config import OperatorConfig
 from preheat.decide.autoscale import ScalingObservation
+from preheat.decide.changes import differs
 from preheat.decide.observed import NodeView
+from preheat.decide.plan import Apply, Plan
 from preheat.decide.rollout.preview import preview, times_of
 from preheat.decide.scaling import Memory
 from preheat.decide.serving import decide_service, rollout_ahead
@@ -290,8 +292,23 @@ async def _plan_one(kube: Kube, body: dict[str, Any], namespace: str, nodes: lis
     print(f"LLMDeployment {service.namespace}/{service.name}, {known}:")
     if live is not None:
         print("\n".join(_rollout(service, seen, config, now)))
-    print("\n".join(plans.lines(plan)))
+    print("\n".join(plans.lines(plan, await _same(kube, plan) if live is not None else ())))
     return True
+
+
+async def _same(kube: Kube, plan: Plan) -> set[tuple[str, str]]:
+    """Return kinds and names of what a plan would apply and what is so already. What may not be read counts as other."""
+    found = set()
+    for write in plan.writes:
+        if isinstance(write, Apply):
+            kind, metadata = write.manifest["kind"], write.manifest["metadata"]
+            try:
+                there = await kube.get(kind, metadata.get("namespace", ""), metadata["name"])
+            except PreheatError:
+                continue
+            if there is not None and not differs(write.manifest, there):
+                found.add((kind, metadata["name"]))
+    return found
 
 
 def _rollout(
