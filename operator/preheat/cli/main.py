@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from preheat.config import OperatorConfig
 from preheat.decide.autoscale import ScalingObservation
 from preheat.decide.changes import differs
 from preheat.decide.observed import NodeView
-from preheat.decide.plan import Apply, Plan
+from preheat.decide.plan import Apply, Write
 from preheat.decide.rollout.preview import preview, times_of
 from preheat.decide.scaling import Memory
 from preheat.decide.serving import decide_service, rollout_ahead
@@ -292,23 +293,21 @@ async def _plan_one(kube: Kube, body: dict[str, Any], namespace: str, nodes: lis
     print(f"LLMDeployment {service.namespace}/{service.name}, {known}:")
     if live is not None:
         print("\n".join(_rollout(service, seen, config, now)))
-    print("\n".join(plans.lines(plan, await _same(kube, plan) if live is not None else ())))
+    changes = [w for w in plan.writes if live is None or not await _is_so(kube, w)]
+    print("\n".join(plans.lines(replace(plan, writes=tuple(changes)), len(plan.writes) - len(changes))))
     return True
 
 
-async def _same(kube: Kube, plan: Plan) -> set[tuple[str, str]]:
-    """Return kinds and names of what a plan would apply and what is so already. What may not be read counts as other."""
-    found = set()
-    for write in plan.writes:
-        if isinstance(write, Apply):
-            kind, metadata = write.manifest["kind"], write.manifest["metadata"]
-            try:
-                there = await kube.get(kind, metadata.get("namespace", ""), metadata["name"])
-            except PreheatError:
-                continue
-            if there is not None and not differs(write.manifest, there):
-                found.add((kind, metadata["name"]))
-    return found
+async def _is_so(kube: Kube, write: Write) -> bool:
+    """Tell whether what a write would apply is so already. What may not be read counts as other."""
+    if not isinstance(write, Apply):
+        return False
+    metadata = write.manifest["metadata"]
+    try:
+        there = await kube.get(write.manifest["kind"], metadata.get("namespace", ""), metadata["name"])
+    except PreheatError:
+        return False
+    return there is not None and not differs(write.manifest, there)
 
 
 def _rollout(

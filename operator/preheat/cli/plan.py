@@ -1,6 +1,6 @@
 """``kubectl preheat plan``: what would happen, before it happens. The very decision that the operator makes."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from preheat.api.template import AGENT, ENGINE, OWN_VOLUMES
@@ -9,18 +9,13 @@ from preheat.decide.plan import Admit, Adopt, Apply, Delete, LabelNode, Plan, Pr
 _TOLD = {"Ready", "Accepted", "PreflightPassed", "FellBack", "Routed"}
 
 
-def lines(plan: Plan, same: Collection[tuple[str, str]] = ()) -> list[str]:
-    """Return a plan's writes and its verdict as people read them. ``same``: kinds and names of what is so already."""
-    result = [_line(write) for write in plan.writes if key_of(write) not in same]
-    if len(result) < len(plan.writes):
-        result.append(f"  {len(plan.writes) - len(result)} objects stay as they are")
+def lines(plan: Plan, unchanged: int = 0) -> list[str]:
+    """Return a plan's writes and its verdict as people read them. ``unchanged``: how many more are so already."""
+    result = [_line(write) for write in plan.writes]
+    if unchanged:
+        result.append(f"  {unchanged} objects stay as they are")
     told = [c for c in (plan.status or {}).get("conditions", ()) if c["type"] in _TOLD]
     return result + [f"  {c['type']}={c['status']} {c['reason']}: {c['message']}" for c in told]
-
-
-def key_of(write: Write) -> tuple[str, str] | None:
-    """Return kind and name of what a write would apply, None for other writes."""
-    return (write.manifest["kind"], write.manifest["metadata"]["name"]) if isinstance(write, Apply) else None
 
 
 def _line(write: Write) -> str:

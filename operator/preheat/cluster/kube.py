@@ -46,6 +46,12 @@ def current_namespace() -> str:
     return str(active["context"].get("namespace") or "default")
 
 
+CHECKER = "kubectl-preheat"
+AS_CHECKER = ("fieldManager", CHECKER)
+DRY = (("dryRun", "All"), ("fieldValidation", "Strict"))
+"""Nothing is stored, and a field that nobody knows is refused."""
+
+
 class Kube:
     """A small client: list, get, apply, patch, delete, and Events."""
 
@@ -154,24 +160,21 @@ class Kube:
         """
         metadata, kind = manifest["metadata"], KINDS[manifest["kind"]]
         try:
-            return await self._call("POST", kind.path(metadata["namespace"]), _CHECKED, manifest)
+            return await self._call("POST", kind.path(metadata["namespace"]), [AS_CHECKER, *DRY], manifest)
         except _Missing:
             moved = {**manifest, "metadata": {**metadata, "namespace": "default"}}
-            query = [*_CHECKED, ("force", "true")]
-            return await self._call(
-                "PATCH", kind.path("default", metadata["name"]), query, _yaml(moved), APPLY
-            )
+            return await self.check_applied(moved, CHECKER)
 
     async def check_patched(self, live: Manifest, patch: Manifest) -> Manifest:
         """Return an object that is there as a JSON merge patch would make it, and change nothing. Raises InvalidSpec."""
         path = KINDS[live["kind"]].path(live["metadata"]["namespace"], live["metadata"]["name"])
-        return await self._call("PATCH", path, _CHECKED, patch, "application/merge-patch+json")
+        return await self._call("PATCH", path, [AS_CHECKER, *DRY], patch, "application/merge-patch+json")
 
     async def check_applied(self, manifest: Manifest, manager: str) -> Manifest:
         """Return an object as it would be if a manager applied it on the server's side, and change nothing. Raises InvalidSpec."""
         metadata = manifest["metadata"]
         path = KINDS[manifest["kind"]].path(metadata["namespace"], metadata["name"])
-        query = [("fieldManager", manager), ("force", "true"), *_CHECKED[1:]]
+        query = [("fieldManager", manager), ("force", "true"), *DRY]
         return await self._call("PATCH", path, query, _yaml(manifest), APPLY)
 
     async def apply_status(
@@ -359,10 +362,6 @@ class Kube:
         except (ValueError, RecursionError) as error:
             raise Unavailable(f"{method} {path}: the answer is no JSON, {len(content)} bytes") from error
         return result if isinstance(result, dict) else {}
-
-
-_CHECKED = [("fieldManager", "kubectl-preheat"), ("dryRun", "All"), ("fieldValidation", "Strict")]
-"""Nothing is stored, and a field that nobody knows is refused."""
 
 
 def _version(body: Manifest) -> int:

@@ -67,12 +67,12 @@ def decide_pages(
         and _is_worth_it(service, seen, wish, cache, node, now, is_there=rolling or node.name in loading)
     ]
     size = (cache.status.total_bytes or 0) if cache is not None else 0
+    stay = [*due, *_kept(service, seen, wish, mine, now)]
     writes: list[Write] = [
         *(
             Delete("Job", service.namespace, pager.job.name, pager.job.uid)
             for pager in seen.pagers
-            if not pager.job.deleting
-            and not _is_of(service, wish, pager, (*due, *_kept(service, seen, wish, mine, now)))
+            if not pager.job.deleting and not _is_of(service, wish, pager, stay)
         ),
         *(Apply(make_pager(service, wish.revisions[0], node, size, config), once=True) for node in new),
     ]

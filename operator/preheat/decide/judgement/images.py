@@ -15,10 +15,8 @@ from preheat.decide.judgement.pods import Fault, Patience, fault_of
 
 def fault_of_images(pulls: Sequence[Pull], patience: Patience, now: datetime) -> Fault | None:
     """Return why a revision's images are not to be had, None as long as they may be. ``pulls``: on nodes that are up."""
-    states, refused = (
-        {pull.state for pull in pulls},
-        [pull for pull in pulls if pull.state is PullState.UNAVAILABLE],
-    )
+    states = {pull.state for pull in pulls}
+    refused = [pull for pull in pulls if pull.state is PullState.UNAVAILABLE]
     for_all = all(pull.reason is Reason.REFERENCE_MISSING for pull in refused)
     if PullState.PULLED in states or (PullState.PULLING in states and not for_all):
         return None
