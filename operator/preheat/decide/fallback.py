@@ -28,7 +28,7 @@ from preheat.api.gpu import GPUType
 from preheat.api.llmdeployment import GPUTypeStatus, LLMDeployment
 from preheat.decide import text
 from preheat.decide.capacity import fitting_nodes
-from preheat.decide.observed import DeploymentView, NodeView, PodView
+from preheat.decide.observed import DeploymentView, NodeView, PodView, dead_nodes
 from preheat.decide.placement import gpu_type_of
 
 BACK_SECONDS = 600.0
@@ -137,7 +137,7 @@ def _types(
     fitting = fitting_nodes(service, nodes)
     existing = {gpu_type_of(node) for node in nodes}
     # On a node that is gone a pod leaves for ever, and its GPU is nobody's: it is not waited for.
-    dead = {node.name for node in nodes if not node.ready}
+    dead = dead_nodes(nodes)
     live = [pod for pod in pods if not pod.deleting]
     found = {}
     for gpu_type in gpu.types:

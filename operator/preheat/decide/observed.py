@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -297,6 +297,11 @@ class FrontReport:
                 for one in told
             },
         )
+
+
+def dead_nodes(nodes: Iterable[NodeView]) -> set[str]:
+    """Return the names of nodes that are not Ready: a pod that is being deleted there leaves for ever."""
+    return {node.name for node in nodes if not node.ready}
 
 
 @dataclass(frozen=True, slots=True)

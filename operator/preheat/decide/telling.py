@@ -27,7 +27,7 @@ from preheat.decide.capacity import in_numbers, too_large
 from preheat.decide.conditions import Verdict
 from preheat.decide.healing import decide_healing
 from preheat.decide.loads import learn, left_of
-from preheat.decide.observed import AgentState, PodView
+from preheat.decide.observed import AgentState, PodView, dead_nodes
 from preheat.decide.plan import (
     POLL_SECONDS,
     RESYNC_SECONDS,
@@ -568,7 +568,7 @@ def _verdict(
     mine = [pod for pod in seen.pods if pod.revision == wish.id and not pod.deleting]
     ready = sum(pod.ready for pod in mine)
     # On a node that is gone a pod leaves for ever: the rollout does not wait for it either.
-    dead = {node.name for node in seen.nodes if not node.ready}
+    dead = dead_nodes(seen.nodes)
     old = [pod for pod in seen.pods if pod.revision != wish.id and not (pod.deleting and pod.node in dead)]
     asked = wish.replicas + renew(service.namespace, seen, wish).surplus
     if ready >= wish.replicas and len(mine) <= asked and not old:

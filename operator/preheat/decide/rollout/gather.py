@@ -8,7 +8,7 @@ from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.modelcache import CacheMode, NodeCacheState
 from preheat.decide.ahead import Ahead
 from preheat.decide.capacity import SHORT_AFTER_SECONDS, fitting_nodes
-from preheat.decide.observed import DeploymentView, NodeView, PodView
+from preheat.decide.observed import DeploymentView, NodeView, PodView, dead_nodes
 from preheat.decide.placement import gpu_type_of
 from preheat.decide.rollout.room import Held, NodeRoom, room
 from preheat.decide.rollout.state import Child, Goal, Limits, Method, Observed, Pause, Room
@@ -103,7 +103,7 @@ def _child(view: DeploymentView, seen: ServiceObservation, sizes: dict[str, int]
     mine = [pod for pod in seen.pods if runs(view, pod)]
     live = [pod for pod in mine if not pod.deleting]
     # On a node that is gone a pod leaves for ever, and its GPU is nobody's: it is not waited for.
-    dead = {node.name for node in seen.nodes if not node.ready}
+    dead = dead_nodes(seen.nodes)
     return Child(
         revision=view.revision,
         gpu_type=view.gpu_type,
