@@ -24,6 +24,8 @@ SCALING = {"mode": "Predictive", "minReplicas": 1, "maxReplicas": 2, "targetConc
 SEEN_SECONDS = 120
 """A minute of requests, some readings, and a busy machine."""
 SILENCE_SECONDS = 60
+HEADS_UP_SECONDS = 30
+"""What a window of a schedule begins earlier than a load takes, at the least."""
 
 CLIENTS = """
 import json, sys, threading, time, urllib.request
@@ -66,6 +68,13 @@ class Scaled:
     @property
     def wanted(self) -> int | None:
         return self.scaling.get("wantedReplicas")
+
+    @property
+    def slowest_load(self) -> int:
+        """Seconds that the slowest load took that was observed, from asking for the replica to its first answer."""
+        status = (self.cluster.get("llmd", NAME) or {}).get("status") or {}
+        kinds = (status.get("loadTimes") or {}).get("kinds") or []
+        return max((load["totalSeconds"] for kind in kinds for load in kind["recent"]), default=0)
 
     @property
     def uids(self) -> set[str]:
@@ -148,7 +157,9 @@ def test_a_surge_a_lull_and_silence(cluster: Cluster, scaled: Scaled) -> None:
 def test_what_a_schedule_asks_for_is_ready_when_it_starts(cluster: Cluster, scaled: Scaled) -> None:
     scaled.begins()
     cluster.until("one replica is wanted", lambda: scaled.wanted == 1, SEEN_SECONDS)
-    soon = datetime.now(UTC) + timedelta(seconds=3 * LOAD_SECONDS + 90)
+    cluster.until("a load was observed", lambda: scaled.slowest_load > 0, SEEN_SECONDS)
+    ahead = 2 * scaled.slowest_load + HEADS_UP_SECONDS
+    soon = datetime.now(UTC) + timedelta(seconds=ahead + 30)
     start = soon.replace(second=0, microsecond=0) + timedelta(minutes=1)
     end = start + timedelta(minutes=1)
     schedule = {"start": f"{start:%H:%M}", "end": f"{end:%H:%M}", "minReplicas": 2}
@@ -159,6 +170,6 @@ def test_what_a_schedule_asks_for_is_ready_when_it_starts(cluster: Cluster, scal
         return (start - datetime.now(UTC)).total_seconds()
 
     cluster.until("a second replica is wanted", lambda: scaled.wanted == 2, math.ceil(left()))
-    assert LOAD_SECONDS < left() < 3 * LOAD_SECONDS + 80, "one load time ahead and a little, no sooner"
+    assert LOAD_SECONDS < left() < ahead, "one load time ahead and a little, no sooner"
     assert scaled.scaling["reason"] == "Scheduled"
     cluster.until("two answer", lambda: cluster.ready_endpoints(NAME) == 2, math.ceil(left()))
