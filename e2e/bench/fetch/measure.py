@@ -2,15 +2,16 @@
 
 import hashlib
 import http.client
+import mmap
 import os
 import shutil
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,8 +27,9 @@ Item = TypeVar("Item")
 
 CONNECTIONS = 4
 READ_BYTES = 1 << 20
-WRITE_BYTES = 1 << 20
-"""Eight times as much at once makes the disk's limit three times slower: the processor's caches are left."""
+WRITE_BYTES = 512 << 10
+"""What was fastest, through the page cache and past it: more at once leaves the processor's caches."""
+TOGETHER = "limit: all three"
 WATCH_SECONDS = 0.02
 
 
@@ -103,11 +105,13 @@ class _Peak(threading.Thread):
 
 
 def baselines(case: str, number: int, served: Served, work: Path) -> list[Run]:
-    """Return what loopback, disk and sha256 take for the same bytes, each alone."""
+    """Return what loopback, disk and sha256 take for the same bytes, each alone, and all three by one simple program."""
     return [
         _timed("loopback", case, number, served, lambda: _drain(served)),
-        _timed("disk", case, number, served, lambda: _write(served, work)),
+        _timed("disk, page cache", case, number, served, lambda: _write(served, work, 0)),
+        _timed("disk", case, number, served, lambda: _write(served, work, os.O_DIRECT)),
         _timed("sha256", case, number, served, lambda: _hash(served)),
+        _timed("all three", case, number, served, lambda: _do_all(served, work)),
     ]
 
 
@@ -121,40 +125,77 @@ def _timed(name: str, case: str, number: int, served: Served, work: Callable[[],
 
 def _drain(served: Served) -> None:
     """Read everything over as many connections as the warmer has, and keep nothing."""
-    pieces: list[tuple[str, int, int]] = []
+    _in_threads(lambda piece: _read(served.url, *piece), _pieces(served))
+
+
+def _pieces(served: Served) -> list[tuple[str, int, int]]:
+    """Return names, first and last bytes (excluded): what a connection each may fetch."""
+    parts = max(1, CONNECTIONS // len(served.files))
+    found: list[tuple[str, int, int]] = []
     for name, (size, _) in served.files.items():
-        parts = max(1, CONNECTIONS // len(served.files))
-        edges = [size * part // parts for part in range(parts + 1)]
-        pieces += [(f"/m/{name}", start, end) for start, end in pairwise(edges)]
-    _in_threads(lambda piece: _read(served.url, *piece), pieces)
+        edges = [size * part // parts // WRITE_BYTES * WRITE_BYTES for part in range(parts)]
+        found += [(name, start, end) for start, end in pairwise([*edges, size])]
+    return found
 
 
-def _read(url: str, path: str, start: int, end: int) -> None:
+def _read(
+    url: str, name: str, start: int, end: int, take: Callable[[memoryview], None] | None = None
+) -> None:
     connection = http.client.HTTPConnection(urlsplit(url).netloc)
-    connection.request("GET", path, headers={"Range": f"bytes={start}-{end - 1}"})
+    connection.request("GET", f"/m/{name}", headers={"Range": f"bytes={start}-{end - 1}"})
     answer = connection.getresponse()
-    buffer = bytearray(READ_BYTES)
-    while answer.readinto(buffer):
-        pass
+    with mmap.mmap(-1, WRITE_BYTES if take else READ_BYTES) as memory, memoryview(memory) as view:
+        while count := answer.readinto(view):
+            if take:
+                take(view[:count])
     connection.close()
 
 
-def _write(served: Served, work: Path) -> None:
+def _write(served: Served, work: Path, flags: int) -> None:
     """Write files of the same sizes, and wait until they are on the disk."""
-    noise = os.urandom(WRITE_BYTES)
-    folder = Path(tempfile.mkdtemp(dir=work))
 
     def one(entry: tuple[str, tuple[int, str]]) -> None:
         name, (size, _) = entry
-        with (folder / name).open("wb", buffering=0) as out:
-            for start in range(0, size, WRITE_BYTES):
-                out.write(noise[: min(WRITE_BYTES, size - start)])
-            os.fsync(out.fileno())
+        with mmap.mmap(-1, WRITE_BYTES) as memory, memoryview(memory) as view:
+            view[:] = os.urandom(WRITE_BYTES)
+            with _opened(folder / name, flags) as out:
+                for start in range(0, size, WRITE_BYTES):
+                    os.pwrite(out, view[: min(WRITE_BYTES, size - start)], start)
+                os.fsync(out)
 
-    try:
+    with tempfile.TemporaryDirectory(dir=work) as folder_name:
+        folder = Path(folder_name)
         _in_threads(one, list(served.files.items()))
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    number = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o644)
+    try:
+        yield number
     finally:
-        shutil.rmtree(folder)
+        os.close(number)
+
+
+def _do_all(served: Served, work: Path) -> None:
+    """Fetch, hash and write past the page cache what each connection brings: no file's own digest, no resuming, no care."""
+
+    def one(piece: tuple[str, int, int]) -> None:
+        name, at, end = piece
+        digest = hashlib.sha256()
+
+        def take(view: memoryview) -> None:
+            nonlocal at
+            digest.update(view)
+            at += os.pwrite(out, view, at)
+
+        with _opened(folder / name, os.O_DIRECT) as out:
+            _read(served.url, name, at, end, take)
+            os.fsync(out)
+
+    with tempfile.TemporaryDirectory(dir=work) as folder_name:
+        folder = Path(folder_name)
+        _in_threads(one, _pieces(served))
 
 
 def _hash(served: Served) -> None:

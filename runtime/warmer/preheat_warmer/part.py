@@ -21,9 +21,11 @@ from preheat_warmer.manifest import PART_SUFFIX, File
 from preheat_warmer.publish import FILE_MODE, NOTES
 from preheat_warmer.sources.base import Pipe
 from preheat_warmer.spans import Span, covered, joined
+from preheat_warmer.straight import BLOCK_BYTES, Stage, Straight
 
-READ_BYTES = 512 << 10
-"""Larger reads cost less; what is read and not written yet is what a kill loses."""
+STAGE_BYTES_LEAST = 64 << 10
+STAGE_BYTES_MOST = 512 << 10
+"""Larger writes cost less; what is read and not written yet is what a kill loses."""
 HASH_BYTES = 1 << 20
 TURN_SECONDS = 0.1
 """How long a thread works before it reports: progress, speed limit and SIGTERM wait for that."""
@@ -31,7 +33,11 @@ NOTE_BYTES_LEAST = 16 << 10
 NOTE_BYTES_MOST = 1 << 20
 LOSS = 400
 """A kill loses at most one part in so many of a file, all connections together: of what is written and not noted,
-and again of what waits to be read; see note_bytes and Pipe.wait_short."""
+again of what waits to be written, and again of what waits to be read; see note_bytes, stage_bytes and Pipe.wait_short."""
+
+
+_ONE = memoryview(bytearray(1))
+"""Where a byte goes that nobody wants."""
 
 
 class Digest(Protocol):
@@ -57,6 +63,8 @@ class Lane:
     at: int = 0
     noted: int = 0
     from_peer: bool = False
+    stage: Stage | None = None
+    """What it has read and not written yet, while a thread is at it."""
 
     def __post_init__(self) -> None:
         self.at = self.noted = self.start
@@ -66,6 +74,11 @@ def note_bytes(size: int | None, connections: int) -> int:
     """Return after how many bytes of a connection a line is noted: what a kill may lose of each, twice (LOSS)."""
     each = (size or 0) // (LOSS * connections)
     return min(max(each, NOTE_BYTES_LEAST), NOTE_BYTES_MOST)
+
+
+def stage_bytes(note: int) -> int:
+    """Return how much a connection gathers before it writes, where a line is noted after ``note`` bytes."""
+    return min(max(note - note % BLOCK_BYTES, STAGE_BYTES_LEAST), STAGE_BYTES_MOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,7 @@ class Part:
         self.note_bytes = note_bytes(file.size, connections)
         """After how many bytes of a connection a line is noted."""
         self._fd = self._note_fd = -1
+        self._straight: Straight | None = None
         self._noting = threading.Lock()
         self._hashing = threading.Lock()
         self._buffer = memoryview(bytearray(HASH_BYTES))
@@ -129,6 +143,7 @@ class Part:
             self.whole.replace(self.path)  # it was right for an earlier list of files
             self._note.unlink(missing_ok=True)
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        self._straight = Straight(self.path)
         length = os.fstat(self._fd).st_size
         try:
             noted = parse_note(self._note.read_text("utf-8"))
@@ -148,27 +163,63 @@ class Part:
         """
         until = time.monotonic() + TURN_SECONDS
         last = lane.at + limit
-        while lane.at < last and time.monotonic() < until:
-            room = READ_BYTES if lane.end is None else lane.end - lane.at
-            if room == 0:
-                self.overlong |= lane.end == self.file.size and pipe.read(1) != b""
-                return False
-            piece = pipe.read(min(READ_BYTES, room, last - lane.at))
-            if not piece:
-                return False
-            self.write(lane, piece)
+        stage = self._staged(lane)
+        try:
+            while (at := lane.at + len(stage.held)) < last and time.monotonic() < until:
+                room = STAGE_BYTES_MOST if lane.end is None else lane.end - at
+                if room == 0:
+                    self.overlong |= lane.end == self.file.size and pipe.read_into(_ONE) > 0
+                    return False
+                count = pipe.read_into(stage.room[: min(room, last - at)])
+                if count == 0:
+                    return False
+                stage.took(count)
+                if not stage.room:
+                    self._flush(lane, stage)
+        finally:
+            self._flush(lane, stage)
         return True
 
     def write(self, lane: Lane, chunk: bytes | memoryview) -> None:
         """Put bytes at their place. Raises OSError; ``lane.at`` then says how far it came."""
         left = memoryview(chunk)
+        stage = self._staged(lane)
         while left:
-            count = os.pwrite(self._fd, left, lane.at)
-            self._hash_now(lane.at, left[:count])
-            lane.at += count
+            count = min(len(left), len(stage.room))
+            stage.room[:count] = left[:count]
+            stage.took(count)
             left = left[count:]
+            self._flush(lane, stage)
+
+    def _staged(self, lane: Lane) -> Stage:
+        """Return the lane's stage, empty."""
+        if lane.stage is None:
+            lane.stage = Stage(stage_bytes(self.note_bytes))
+        lane.stage.begin(lane.at)
+        return lane.stage
+
+    def _flush(self, lane: Lane, stage: Stage) -> None:
+        """Write what waits. Raises OSError; ``lane.at`` then says how far it came."""
+        left = stage.held
+        try:
+            while left:
+                count = self._put(left, lane.at)
+                self._hash_now(lane.at, left[:count])
+                lane.at += count
+                left = left[count:]
+        finally:
+            stage.begin(lane.at)
         if lane.at - lane.noted >= self.note_bytes:
             self.note(lane)
+
+    def _put(self, piece: memoryview, at: int) -> int:
+        """Write some of it; return how much. What cannot be hashed at once is to be near when it is read back."""
+        if self._straight is not None and self._straight.usable and at == self.hashed:
+            count = self._straight.write(piece, at)
+            if count:
+                return count
+            piece = piece[: BLOCK_BYTES - at % BLOCK_BYTES]  # up to where the next whole block begins
+        return os.pwrite(self._fd, piece, at)
 
     def _hash_now(self, at: int, piece: memoryview) -> None:
         """Hash bytes at once if all before them are hashed: while they are near, and need not be read back."""
@@ -237,6 +288,8 @@ class Part:
     def close(self) -> None:
         """Let go of it; what is there stays."""
         self._close_note()
+        if self._straight is not None:
+            self._straight.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -32,7 +32,7 @@ def test_a_connection_whose_answer_was_read_is_used_again(origin: Origin) -> Non
         for _ in range(3):
             async with client.stream("GET", f"{origin.url}/a") as answer:
                 pipe = answer.extensions["pipe"]
-                while await asyncio.to_thread(pipe.read, MIB):
+                while await asyncio.to_thread(pipe.read_into, memoryview(bytearray(MIB))):
                     pass
                 ports.add(answer.extensions["network_stream"]._socket.getsockname())
 
@@ -45,7 +45,7 @@ def test_an_answer_that_was_left_half_read_is_not_gone_on_with(origin: Origin) -
 
     async def work(client: httpx.AsyncClient) -> None:
         async with client.stream("GET", f"{origin.url}/a") as answer:
-            await asyncio.to_thread(answer.extensions["pipe"].read, 10)
+            await asyncio.to_thread(answer.extensions["pipe"].read_into, memoryview(bytearray(10)))
         assert (await client.get(f"{origin.url}/b")).text == "b"
 
     ask(work)

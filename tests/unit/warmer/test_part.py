@@ -1,6 +1,10 @@
 """What is noted of a file is on the disk, however the process ended; and the note is no proof."""
 
+import errno
 import hashlib
+import os
+import random
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -8,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from preheat_warmer.manifest import File
-from preheat_warmer.part import Lane, Noted, Part, note_bytes, parse_note
+from preheat_warmer.part import Lane, Noted, Part, note_bytes, parse_note, stage_bytes
 from preheat_warmer.publish import NOTES
 from preheat_warmer.spans import covered, joined
+from preheat_warmer.straight import Straight
 
 CONTENT = bytes(range(256)) * 16
 SIZE = len(CONTENT)
@@ -119,3 +124,101 @@ def test_a_file_that_lost_bytes_is_a_disk_error_not_an_endless_read(tmp_path: Pa
 )
 def test_a_kill_loses_little(size: int | None, connections: int, expected: int) -> None:
     assert note_bytes(size, connections) == expected
+
+
+class Told:
+    """A pipe that brings as many bytes at a time as it is told, and breaks after the last of them."""
+
+    def __init__(self, content: bytes, counts: list[int]) -> None:
+        self.content, self.counts, self.at = content, iter(counts), 0
+
+    def read_into(self, memory: memoryview) -> int:
+        count = min(next(self.counts, 0), len(memory), len(self.content) - self.at)
+        if count == 0 and self.at < len(self.content):
+            raise ConnectionError
+        memory[:count] = self.content[self.at : self.at + count]
+        self.at += count
+        return count
+
+    def break_off(self) -> None: ...
+
+    def wait_short(self, count: int) -> None: ...
+
+
+LONG = random.Random(1).randbytes(300_000)
+LONG_FILE = File("a", len(LONG), hashlib.sha256(LONG).hexdigest())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    start=st.integers(0, 20_000),
+    counts=st.lists(st.integers(1, 100_000), max_size=12),
+    limit=st.sampled_from([1, 4095, 4096, 70_000, 1 << 20]),
+    blind=st.booleans(),
+)
+def test_what_goes_past_the_page_cache_lies_where_it_belongs(
+    start: int, counts: list[int], limit: int, blind: bool
+) -> None:
+    """From any place on, in pieces of any length, until the pipe breaks; ``blind``: the file system turns out not to do it."""
+    with TemporaryDirectory(
+        dir=Path(__file__).parent
+    ) as name:  # where files are, on a disk; /tmp may be memory
+        part = Part(LONG_FILE, Path(name), 1)
+        part.begin()
+        part.write(Lane(0, start), LONG[:start])
+        lane = Lane(start, len(LONG))
+        pipe = Told(LONG[start:], counts)
+        if blind and part._straight is not None:
+            part._straight.usable = False
+        with suppress(ConnectionError):
+            while part.fill(lane, pipe, limit):
+                pass
+        assert lane.at == start + pipe.at  # what had come is written, though the pipe broke
+        assert part.path.read_bytes() == LONG[: lane.at]
+        assert part.hashed == lane.at
+        part.there = ((0, lane.at),)
+        assert part.right is (lane.at == len(LONG))
+        part.close()
+
+
+def test_whole_blocks_go_past_the_page_cache_where_there_is_a_block_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever file system this runs on: what is asked of it is what counts."""
+    opened: list[int] = []
+    real = os.open
+    monkeypatch.setattr(
+        os, "open", lambda path, flags, *rest: opened.append(flags) or real(path, flags & ~os.O_DIRECT, *rest)
+    )
+    for major, wanted in ((8, True), (0, False)):
+        opened.clear()
+        monkeypatch.setattr(os, "major", lambda _device, major=major: major)
+        (tmp_path / "f").touch()
+        file = Straight(tmp_path / "f")
+        assert any(flags & os.O_DIRECT for flags in opened) is wanted is file.usable
+        written = file.write(memoryview(bytes(10_000)), 4096)
+        assert written == (8192 if wanted else 0)
+        assert file.write(memoryview(bytes(10_000)), 4097) == 0
+        file.close()
+
+
+def test_a_file_system_with_larger_blocks_is_written_to_through_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    (tmp_path / "f").touch()
+    file = Straight(tmp_path / "f")
+    file.usable = True
+    monkeypatch.setattr(os, "pwrite", refused)
+    assert file.write(memoryview(bytes(4096)), 0) == 0
+    assert not file.usable
+    file.close()
+
+
+@pytest.mark.parametrize(
+    ("note", "expected"), [(16 << 10, 64 << 10), (335_544, 331_776), (1 << 20, 512 << 10)]
+)
+def test_no_more_is_gathered_than_a_kill_may_lose(note: int, expected: int) -> None:
+    assert stage_bytes(note) == expected

@@ -11,11 +11,8 @@ from preheat_warmer.manifest import File, Manifest
 class Pipe(Protocol):
     """Bytes for a thread that reads and writes them without the event loop in between."""
 
-    def read(self, limit: int) -> bytes | memoryview:
-        """Wait for bytes; return some, at most so many, and none at the end. Errors as ``chunks``.
-
-        What is returned may be overwritten by the next read.
-        """
+    def read_into(self, memory: memoryview) -> int:
+        """Wait for bytes and put some there; return how many, 0 at the end. Errors as ``chunks``."""
         ...
 
     def break_off(self) -> None:

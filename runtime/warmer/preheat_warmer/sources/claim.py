@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from preheat_warmer.errors import Changed, Hopeless, Passing, Reason
 from preheat_warmer.manifest import SUMS, File, Manifest, checked_path, parse_sums
@@ -45,7 +45,7 @@ class ClaimSource:
         """Read a file from an offset on, whatever the end: a read costs nothing that was not asked for. One that leads out of the volume is refused."""
         path = await asyncio.to_thread(self._find, file)
         try:
-            stream = path.open("rb")
+            stream = path.open("rb", buffering=0)
         except OSError as error:
             raise _unreadable(file, error) from error
         with stream:
@@ -82,14 +82,14 @@ class ClaimSource:
 class _Pipe:
     """A file of the volume, read by a thread."""
 
-    def __init__(self, stream: BinaryIO, file: File) -> None:
+    def __init__(self, stream: FileIO, file: File) -> None:
         self._stream = stream
         self._file = file
 
-    def read(self, limit: int) -> bytes:
-        """Return the next bytes, none at the end."""
+    def read_into(self, memory: memoryview) -> int:
+        """Bring the next bytes, none at the end."""
         try:
-            return self._stream.read(limit)
+            return self._stream.readinto(memory)
         except OSError as error:
             raise Passing(Reason.SOURCE_UNAVAILABLE, f"{self._file.path}: {error.strerror}") from error
 
@@ -101,8 +101,9 @@ class _Pipe:
 
 
 async def _chunks(pipe: _Pipe) -> AsyncIterator[bytes]:
-    while chunk := await asyncio.to_thread(pipe.read, CHUNK_BYTES):
-        yield chunk
+    memory = memoryview(bytearray(CHUNK_BYTES))
+    while count := await asyncio.to_thread(pipe.read_into, memory):
+        yield bytes(memory[:count])
 
 
 def _unreadable(file: File, error: OSError) -> Hopeless:

@@ -187,7 +187,7 @@ class _Connection:
 
 
 class Body(httpx.AsyncByteStream):
-    """A body: for the event loop by chunks, or for a thread that calls ``read`` (a Pipe)."""
+    """A body: for the event loop by chunks, or for a thread that calls ``read_into`` (a Pipe)."""
 
     def __init__(
         self, answer: http.client.HTTPResponse, connection: "_Connection", done: Callable[[], None]
@@ -195,30 +195,31 @@ class Body(httpx.AsyncByteStream):
         self._answer = answer
         self._done = done
         self._broken = False
-        self._buffer = memoryview(b"")
         self.break_off = connection.break_off
         self.wait_short = connection.wait_short
 
-    def read(self, limit: int) -> bytes | memoryview:
-        """Wait for bytes; return some, and none at the end. The next read overwrites them. Raises what httpx raises."""
+    def read_into(self, memory: memoryview) -> int:
+        """Wait for bytes and put some there; return how many, 0 at the end. Raises what httpx raises."""
         try:
-            piece = self._answer.read1(limit) if self._answer.length is None else self._next(limit)
+            count = self._next(memory)
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._broken = True
             raise _in_terms_of_httpx(error) from error
-        if not piece and self._answer.length:
+        if not count and self._answer.length:
             self._broken = True
             raise httpx.RemoteProtocolError(f"the connection ended {self._answer.length:,} bytes early")
-        return piece
+        return count
 
-    def _next(self, limit: int) -> memoryview:
-        """Read into memory that is there: new memory for every piece costs as much as reading it."""
-        if len(self._buffer) < limit:
-            self._buffer = memoryview(bytearray(limit))
-        left = self._answer.length or 0
-        count = self._answer.fp.readinto1(self._buffer[: min(limit, left)]) if left else 0
+    def _next(self, memory: memoryview) -> int:
+        left = self._answer.length
+        if left is None:  # chunked, or up to the end of the connection
+            piece = self._answer.read1(len(memory))
+            memory[: len(piece)] = piece
+            return len(piece)
+        # http.client's own way into memory that is there waits until that is full.
+        count = self._answer.fp.readinto1(memory[:left]) if left else 0
         self._answer.length = left - count
-        return self._buffer[:count]
+        return count
 
     def end(self) -> bool:
         """Let go of the answer; tell whether the connection can be used again: nothing of it is left there."""
@@ -228,8 +229,9 @@ class Body(httpx.AsyncByteStream):
 
     @override
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while piece := await in_thread(lambda: self.read(CHUNK_BYTES), self.break_off):
-            yield bytes(piece)
+        memory = memoryview(bytearray(CHUNK_BYTES))
+        while count := await in_thread(lambda: self.read_into(memory), self.break_off):
+            yield bytes(memory[:count])
 
     @override
     async def aclose(self) -> None:

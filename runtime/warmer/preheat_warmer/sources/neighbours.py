@@ -119,13 +119,13 @@ class _Whole:
         self.break_off = pipe.break_off
         self.wait_short = pipe.wait_short
 
-    def read(self, limit: int) -> bytes | memoryview:
-        """Return the next bytes, none at the end. Raises Passing when that comes too early."""
-        piece = self._pipe.read(limit)
-        self._left -= len(piece)
-        if not piece and self._left > 0:
+    def read_into(self, memory: memoryview) -> int:
+        """Bring the next bytes, none at the end. Raises Passing when that comes too early."""
+        count = self._pipe.read_into(memory)
+        self._left -= count
+        if not count and self._left > 0:
             raise Passing(Reason.SOURCE_UNAVAILABLE, f"the answer ended {self._left:,} bytes early")
-        return piece
+        return count
 
 
 def _checked(transfer: Transfer, file: File, offset: int, end: int | None) -> Transfer:
