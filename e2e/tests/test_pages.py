@@ -16,15 +16,13 @@ SECONDS = 60
 
 @pytest.fixture
 def asleep(cluster: Cluster) -> Iterator[str]:
-    """The key of weights that lie on the first node, since nobody knows when. Nothing runs."""
+    """The key of weights that lie on the first node. Nothing runs."""
     if not isinstance(cluster.provider, LocalProvider):
         pytest.skip("needs a dd on the node that drops a file's pages: the local cluster's nodes have one")
     cluster.clear()
     cluster.apply(NAME, slowly=True, replicas=1, runtime=LOAD)
     cluster.wait_ready(NAME, LOAD_SECONDS + 120)
     told = (cluster.get("llmd", NAME) or {})["status"]["cache"]["name"]
-    # The Job tells when they came: without it they are not taken to be in memory still, as after ten minutes.
-    cluster.kubectl("-n", cluster.namespace, "delete", "job", "-l", f"preheat.dev/modelcache={told}")
     yield str((cluster.get("mc", told) or {})["status"]["key"])
     cluster.kubectl("-n", cluster.namespace, "delete", "llmd", NAME, "--ignore-not-found", "--wait=true")
     cluster.until("no engine left", lambda: not cluster.pods(NAME), SECONDS)

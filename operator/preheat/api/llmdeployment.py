@@ -498,8 +498,8 @@ class CacheSpec(StorageSpec):
     page_cache: Annotated[
         PageCache,
         Field(
-            description="Ahead: weights that have lain on a node's disk for a while are read into its memory when a load is "
-            "near, where memory allows. Nothing waits for it. Never: the engine reads them from the disk."
+            description="Ahead: weights are read from a node's disk into its memory when a load is near, "
+            "where memory allows. Nothing waits for it. Never: the engine reads them from the disk."
         ),
     ] = PageCache.NEVER
 

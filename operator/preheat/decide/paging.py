@@ -5,8 +5,8 @@
     a rollout                                                         of the nodes that it takes next, one
 
 Nobody waits for it, and nothing is tried twice: a Job stays until its node's load is over, and one whose load comes no more for a
-while yet, as a forecast that wavers would have it made again and again. Weights that came a short while ago are in memory as they
-are, so a first revision has no pager.
+while yet, as a forecast that wavers would have it made again and again. Weights that came just now are on the disk alone: the
+warmer writes them past the page cache.
 """
 
 from collections.abc import Collection, Sequence
@@ -26,8 +26,6 @@ from preheat.resources.caching import cache_key
 from preheat.resources.names import pager_name
 from preheat.resources.paging import make_pager
 
-FRESH_SECONDS = 600.0
-"""Weights that were fetched so lately are in memory still: who writes a file leaves its pages there."""
 KEPT_SECONDS = 600.0
 """From when it was made a pager is left for so long though its load is expected no more."""
 UNHURT = "Nobody waits for it: the engine reads them from the disk."
@@ -64,7 +62,7 @@ def decide_pages(
         and node.name not in there
         and (node.name not in loading or _is_before_its_load(loading[node.name]))
         and cache is not None
-        and _is_worth_it(service, seen, wish, cache, node, now, is_there=rolling or node.name in loading)
+        and _is_worth_it(service, seen, wish, cache, node, is_there=rolling or node.name in loading)
     ]
     size = (cache.status.total_bytes or 0) if cache is not None else 0
     stay = [*due, *_kept(service, seen, wish, mine, now)]
@@ -137,22 +135,18 @@ def _is_worth_it(
     wish: Wish,
     cache: ModelCache,
     node: NodeView,
-    now: datetime,
     *,
     is_there: bool,
 ) -> bool:
     """Tell whether weights on a node may be read ahead: they may be out of memory, and fit beside what our own pods ask for.
 
-    ``is_there``: whether what the replica asks for is among that already, or an old one's that goes. Until the status tells
-    of the cache, nobody knows when the weights came.
+    ``is_there``: whether what the replica asks for is among that already, or an old one's that goes.
     """
     asked, told = service.spec.cache, service.status.cache
     if asked.page_cache is not PageCache.AHEAD or asked.mode is not CacheMode.NODE or not wish.revisions:
         return False
-    size, came = cache.status.total_bytes, seen.warmed.get(node.name)
+    size = cache.status.total_bytes
     if told is None or told.name != wish.cache or not size or node.memory_bytes is None:
-        return False
-    if came is not None and (now - came).total_seconds() < FRESH_SECONDS:
         return False
     replica = 0 if is_there else memory_held(wish.revisions[0].template)[1]
     return (

@@ -19,7 +19,6 @@ from preheat.decide.observed import (
     Puller,
     WarmerReport,
 )
-from preheat.decide.paging import FRESH_SECONDS
 from preheat.decide.plan import PAGES, Apply, Delete, Plan, part_of
 from preheat.decide.refusals import without_pagers
 from preheat.decide.scaling import Memory
@@ -55,16 +54,15 @@ def seen_of(
     asked: int = 0,
     **more: Any,
 ) -> ServiceObservation:
-    """Two nodes, of which these hold the weights, since long ago."""
+    """Two nodes, of which these hold the weights."""
     cache = cache_of(service, *warm)
     cache = cache.model_copy(update={"status": cache.status.model_copy(update={"total_bytes": SIZE})})
     nodes: list[NodeView] = [
         a_node(name, gpus=gpus, memory_bytes=memory, caches=frozenset({cache_key(cache)} if name in warm else ()))
         for name in ("n1", "n2")
     ]  # fmt: skip
-    given = {"warmed": {name: NOW - timedelta(hours=3) for name in warm}, **more}
     return ServiceObservation(
-        nodes, [view(service, asked)], list(pods), [cache], [stored(service, 1)], **given
+        nodes, [view(service, asked)], list(pods), [cache], [stored(service, 1)], **more
     )
 
 
@@ -143,7 +141,6 @@ def test_who_does_not_ask_gets_none() -> None:
 
 
 WHERE_NOT = {
-    "the weights came just now": {"warmed": {"n1": NOW - timedelta(seconds=FRESH_SECONDS - 1)}},
     "others hold its GPUs": {"uses": [GPUUse("n1", "default/other", 1)]},
     "the node does not say what memory it has": {"memory": None},
     "they do not fit beside the replica": {"memory": SIZE + GIB},

@@ -52,6 +52,17 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(there), f"{target}: no such heading"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_keeps_what_a_merge_could_not_join(page: Path) -> None:
+    assert not re.search(r"^(<{7}|>{7}) ", page.read_text(), re.MULTILINE)
+
+
+def test_every_decision_is_in_the_index_once() -> None:
+    folder = DOCS / "decisions"
+    index = re.findall(r"^\| \[\d{4}\]\(([^)]+)\)", (folder / "README.md").read_text(), re.MULTILINE)
+    assert index == sorted(path.name for path in folder.glob("0*.md"))
+
+
 def unknown(schema: dict[str, Any], value: Any, path: str = "") -> list[str]:
     """Return the fields that the API server would warn of and drop."""
     if isinstance(value, list):
