@@ -7,10 +7,11 @@ file systems on a block device are asked for it: over a network each such write 
 import errno
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 
 BLOCK_BYTES = 4096
-"""What O_DIRECT asks of places in a file, of lengths and of memory. Who asks for more answers EINVAL, and is spared."""
+"""What O_DIRECT asks of places in a file, of lengths and of memory. A file system that asks for more answers EINVAL, and is spared."""
 
 
 class Stage:
@@ -49,12 +50,9 @@ class Straight:
             os.major(path.stat().st_dev) == 0
         ):  # no block device: memory, a network, another file system's layer
             return
-        try:
+        with suppress(OSError):  # whatever is the matter, there is the other way
             self._fd = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
             self.usable = True
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
 
     def write(self, piece: memoryview, at: int) -> int:
         """Write whole blocks from a stage; return how many bytes, 0 where it cannot be done. Raises OSError."""
@@ -64,9 +62,9 @@ class Straight:
         try:
             return os.pwrite(self._fd, piece[:whole], at)
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
                 raise
-        self.usable = False  # its blocks are larger
+        self.usable = False  # it cannot, or its blocks are larger
         return 0
 
     def close(self) -> None:
