@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from preheat.api.conditions import Reason
-from preheat.api.constants import COMPONENT_FRONT, LABEL_COMPONENT
+from preheat.api.constants import ANNOTATION_SOAKED, COMPONENT_FRONT, LABEL_COMPONENT
 from preheat.api.llmdeployment import LLMDeployment
 from preheat.api.parse import parse
 from preheat.decide.caching import lot
@@ -157,6 +157,14 @@ class Case:
 
     # --- what a user does
 
+    @property
+    def is_proven(self) -> bool:
+        """Tell whether it is remembered of a revision that it is good: a change before that has it remembered in another way."""
+        return any(
+            ANNOTATION_SOAKED in (revision["metadata"].get("annotations") or {})
+            for revision in self.all("ControllerRevision")
+        )
+
     async def make(self, **spec: Any) -> None:
         """Create the LLMDeployment."""
         await self.plane.admin.create(f"{GROUP}/namespaces/{self.id}/llmdeployments", self.manifest(**spec))
@@ -220,9 +228,9 @@ async def _settled_alone(case: Case) -> None:
 
 
 async def _settled_in_full(case: Case) -> None:
-    """Two replicas hold every GPU of both nodes: a new one has no room beside them. They are known to be good at once."""
+    """Two replicas hold every GPU of both nodes: a new one has no room beside them. They are known to be good."""
     await case.make(replicas=2, hardware=_whole_nodes(case), rollout={"soakSeconds": 0})
-    await case.until("the first settling", lambda: case.is_serving(2))
+    await case.until("the first settling", lambda: case.is_serving(2) and case.is_proven)
 
 
 def _whole_nodes(case: Case) -> Body:

@@ -30,8 +30,12 @@ from preheat_warmer.threads import in_thread
 BACKOFF_SECONDS = (0.5, 0.5, 1.0, 3.0, 10.0)
 FRUITLESS_AT_MOST = 5
 """Tries in a row that bring the file no further before the run ends (and the Job starts another)."""
-TURN_BYTES = 8 << 20
+TURN_BYTES = 32 << 20
 """What a thread reads and writes before it reports."""
+QUICK_BYTES_PER_SECOND = 400e6
+"""A connection that brings so much is left alone: the digest of one file cannot follow several of them."""
+SLOW_TURNS = 2
+"""After so many slower turns, one after the other, more connections are opened, for the rest of the file."""
 HASH_TURN_BYTES = 32 << 20
 SYNC_EVERY_BYTES = 64 << 20
 """The disk begins to write long before the kernel would have it: the last fsync has little left to do."""
@@ -161,6 +165,7 @@ class _Download:
         self._opened = False
         """The source has answered: it is known which version all pieces must be of."""
         self._ranged = True
+        self._slow_turns = 0
         self._ended = False
         self._unsynced = 0
 
@@ -254,7 +259,12 @@ class _Download:
     def _share(self) -> int:
         """Return how many connections it may have: one until the source has said which version it sends."""
         together = self._opened and self._ranged and self._part.file.size is not None
-        return self._means.share if together else 1
+        return self._means.share if together and not self._is_quick else 1
+
+    @property
+    def _is_quick(self) -> bool:
+        """Tell whether one connection is as good as several, as far as is known."""
+        return self._slow_turns < SLOW_TURNS and self._part.is_straight
 
     def _next_lane(self) -> Lane | None:
         part, size = self._part, self._part.file.size
@@ -329,16 +339,23 @@ class _Download:
         pipe.wait_short(self._part.note_bytes)
         more = True
         while more:
-            before = lane.at
-            turn = partial(self._part.fill, lane, pipe, self._means.turn_bytes)
+            before, began = lane.at, time.monotonic()
+            alone = self._is_quick and self._means.share > 1
+            work = self._part.fill_alone if alone else self._part.fill
+            turn = partial(work, lane, pipe, self._means.turn_bytes)
             try:
                 more = await in_thread(turn, pipe.break_off)
             finally:
                 self._took(lane, before)
+            if alone and more:
+                quick = lane.at - before >= QUICK_BYTES_PER_SECOND * (time.monotonic() - began)
+                self._slow_turns = 0 if quick else self._slow_turns + 1
             await self._means.pace.take(lane.at - before)
 
     async def _pour(self, lane: Lane, chunks: AsyncIterator[bytes]) -> None:
         """Write chunk by chunk."""
+        self._slow_turns = SLOW_TURNS
+        self._changed.beat()
         async for chunk in chunks:
             room = len(chunk) if lane.end is None else lane.end - lane.at
             if len(chunk) > room and lane.end == self._part.file.size:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from preheat_warmer.manifest import PART_SUFFIX, File
+from preheat_warmer.pipeline import Pipeline
 from preheat_warmer.publish import FILE_MODE, NOTES
 from preheat_warmer.sources.base import Pipe
 from preheat_warmer.spans import Span, covered, joined
@@ -113,6 +114,7 @@ class Part:
         """After how many bytes of a connection a line is noted."""
         self._fd = self._note_fd = -1
         self._straight: Straight | None = None
+        self._pipeline: Pipeline | None = None
         self._noting = threading.Lock()
         self._hashing = threading.Lock()
         self._buffer = memoryview(bytearray(HASH_BYTES))
@@ -134,6 +136,11 @@ class Part:
             and self.file.size in {None, self.hashed}
             and self._digest.hexdigest() == (self.file.sha256 or self.file.git_sha1)
         )
+
+    @property
+    def is_straight(self) -> bool:
+        """Tell whether what is hashed at once goes past the page cache."""
+        return self._straight is not None and self._straight.usable
 
     def begin(self) -> None:
         """Open what an earlier run left, and see how much of it there is."""
@@ -161,23 +168,73 @@ class Part:
 
         Raises OSError, and what the pipe raises; ``lane.at`` then says how far it came all the same.
         """
-        until = time.monotonic() + TURN_SECONDS
-        last = lane.at + limit
-        stage = self._staged(lane)
+        until, last = time.monotonic() + TURN_SECONDS, lane.at + limit
+        stage, more = self._staged(lane), True
+        while more and lane.at < last and time.monotonic() < until:
+            try:
+                more = self._gather(lane, stage, lane.at, last, until, pipe)
+            finally:
+                self._flush(lane, stage)
+        return more
+
+    def fill_alone(self, lane: Lane, pipe: Pipe, limit: int) -> bool:
+        """As ``fill``, for the only connection that a file has: what it brings is read, hashed and written at the same time."""
+        if self.file.size is None or not self._hashing.acquire(blocking=False):
+            return self.fill(lane, pipe, limit)
         try:
-            while (at := lane.at + len(stage.held)) < last and time.monotonic() < until:
-                room = STAGE_BYTES_MOST if lane.end is None else lane.end - at
-                if room == 0:
-                    self.overlong |= lane.end == self.file.size and pipe.read_into(_ONE) > 0
-                    return False
-                count = pipe.read_into(stage.room[: min(room, last - at)])
-                if count == 0:
-                    return False
-                stage.took(count)
-                if not stage.room:
-                    self._flush(lane, stage)
+            if lane.at == self.hashed and self.is_straight:
+                return self._fill_pipeline(lane, pipe, limit)
         finally:
-            self._flush(lane, stage)
+            self._hashing.release()
+        return self.fill(lane, pipe, limit)
+
+    def _fill_pipeline(self, lane: Lane, pipe: Pipe, limit: int) -> bool:
+        if not self.sparse:
+            self.make_sparse()  # of writes beyond a file's end the kernel makes one after the other
+        if self._pipeline is None:
+            self._pipeline = Pipeline(stage_bytes(self.note_bytes), self._write_all, self._hash_all)
+        line = self._pipeline
+        until, last = time.monotonic() + TURN_SECONDS, lane.at + limit
+        at, more = lane.at, True
+        try:
+            while more and at < last and time.monotonic() < until:
+                if line.is_full:
+                    self._settle(lane, line)
+                stage = line.stage(at)
+                try:
+                    more = self._gather(lane, stage, at, last, until, pipe)
+                finally:
+                    at += line.send(at)
+        finally:
+            while not line.is_empty:
+                self._settle(lane, line)
+        return more
+
+    def _settle(self, lane: Lane, line: Pipeline) -> None:
+        lane.at += line.settle()
+        self.hashed = lane.at
+        if lane.at - lane.noted >= self.note_bytes:
+            self.note(lane)
+
+    def _write_all(self, piece: memoryview, at: int) -> None:
+        while piece:
+            count = self._put(piece, at, straight=True)
+            piece, at = piece[count:], at + count
+
+    def _hash_all(self, piece: memoryview) -> None:
+        self._digest.update(piece)
+
+    def _gather(self, lane: Lane, stage: Stage, at: int, last: int, until: float, pipe: Pipe) -> bool:
+        """Read until a stage that begins at ``at`` is full, up to a place and a time. Tell whether there may be more to come."""
+        while stage.room and (here := at + len(stage.held)) < last and time.monotonic() < until:
+            room = STAGE_BYTES_MOST if lane.end is None else lane.end - here
+            if room == 0:
+                self.overlong |= lane.end == self.file.size and pipe.read_into(_ONE) > 0
+                return False
+            count = pipe.read_into(stage.room[: min(room, last - here)])
+            if count == 0:
+                return False
+            stage.took(count)
         return True
 
     def write(self, lane: Lane, chunk: bytes | memoryview) -> None:
@@ -203,7 +260,7 @@ class Part:
         left = stage.held
         try:
             while left:
-                count = self._put(left, lane.at)
+                count = self._put(left, lane.at, straight=lane.at == self.hashed)
                 self._hash_now(lane.at, left[:count])
                 lane.at += count
                 left = left[count:]
@@ -212,9 +269,9 @@ class Part:
         if lane.at - lane.noted >= self.note_bytes:
             self.note(lane)
 
-    def _put(self, piece: memoryview, at: int) -> int:
-        """Write some of it; return how much. What cannot be hashed at once is to be near when it is read back."""
-        if self._straight is not None and self._straight.usable and at == self.hashed:
+    def _put(self, piece: memoryview, at: int, *, straight: bool) -> int:
+        """Write some of it; return how much. ``straight``: it is hashed at once. Else it is to be near when it is read back."""
+        if straight and self._straight is not None and self._straight.usable:
             count = self._straight.write(piece, at)
             if count:
                 return count
@@ -288,6 +345,8 @@ class Part:
     def close(self) -> None:
         """Let go of it; what is there stays."""
         self._close_note()
+        if self._pipeline is not None:
+            self._pipeline.close()
         if self._straight is not None:
             self._straight.close()
         if self._fd >= 0:

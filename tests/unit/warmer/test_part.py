@@ -155,9 +155,10 @@ LONG_FILE = File("a", len(LONG), hashlib.sha256(LONG).hexdigest())
     counts=st.lists(st.integers(1, 100_000), max_size=12),
     limit=st.sampled_from([1, 4095, 4096, 70_000, 1 << 20]),
     blind=st.booleans(),
+    alone=st.booleans(),
 )
 def test_what_goes_past_the_page_cache_lies_where_it_belongs(
-    start: int, counts: list[int], limit: int, blind: bool
+    start: int, counts: list[int], limit: int, blind: bool, alone: bool
 ) -> None:
     """From any place on, in pieces of any length, until the pipe breaks; ``blind``: the file system turns out not to do it."""
     with TemporaryDirectory(
@@ -170,11 +171,15 @@ def test_what_goes_past_the_page_cache_lies_where_it_belongs(
         pipe = Told(LONG[start:], counts)
         if blind and part._straight is not None:
             part._straight.usable = False
+        part.there = ((0, start),)
+        fill = part.fill_alone if alone else part.fill
         with suppress(ConnectionError):
-            while part.fill(lane, pipe, limit):
+            while fill(lane, pipe, limit):
                 pass
         assert lane.at == start + pipe.at  # what had come is written, though the pipe broke
-        assert part.path.read_bytes() == LONG[: lane.at]
+        content = part.path.read_bytes()
+        assert content[: lane.at] == LONG[: lane.at]
+        assert len(content) == (len(LONG) if part.sparse else lane.at)
         assert part.hashed == lane.at
         part.there = ((0, lane.at),)
         assert part.right is (lane.at == len(LONG))
@@ -215,6 +220,33 @@ def test_a_file_system_with_larger_blocks_is_written_to_through_the_page_cache(
     assert file.write(memoryview(bytes(4096)), 0) == 0
     assert not file.usable
     file.close()
+
+
+def test_a_disk_that_fails_under_a_pipeline_is_told_and_no_byte_behind_the_hole_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = Part(LONG_FILE, tmp_path, 1)
+    part.begin()
+    assert part._straight is not None
+    part._straight.usable = True
+    lane = Lane(0, len(LONG))
+    stage = stage_bytes(part.note_bytes)
+
+    def put(piece: memoryview, at: int, *, straight: bool) -> int:
+        if at >= stage:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return os.pwrite(part._fd, piece, at)
+
+    monkeypatch.setattr(part, "_put", put)
+    with pytest.raises(OSError, match="No space left"):
+        part.fill_alone(lane, Told(LONG, [1 << 20] * 9), len(LONG))
+    assert lane.at == stage
+    part.note(lane)
+    part.close()
+    again = Part(LONG_FILE, tmp_path, 1)
+    again.begin()
+    assert again.there == ((0, stage),)
+    again.close()
 
 
 @pytest.mark.parametrize(
