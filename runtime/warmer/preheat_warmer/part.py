@@ -28,6 +28,8 @@ STAGE_BYTES_LEAST = 64 << 10
 STAGE_BYTES_MOST = 512 << 10
 """Larger writes cost less; what is read and not written yet is what a kill loses."""
 HASH_BYTES = 1 << 20
+PIPELINE_BYTES_LEAST = 64 << 20
+"""A smaller file is there before threads for it are."""
 TURN_SECONDS = 0.1
 """How long a thread works before it reports: progress, speed limit and SIGTERM wait for that."""
 NOTE_BYTES_LEAST = 16 << 10
@@ -179,7 +181,7 @@ class Part:
 
     def fill_alone(self, lane: Lane, pipe: Pipe, limit: int) -> bool:
         """As ``fill``, for the only connection that a file has: what it brings is read, hashed and written at the same time."""
-        if self.file.size is None or not self._hashing.acquire(blocking=False):
+        if (self.file.size or 0) < PIPELINE_BYTES_LEAST or not self._hashing.acquire(blocking=False):
             return self.fill(lane, pipe, limit)
         try:
             if lane.at == self.hashed and self.is_straight:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import random
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,11 +12,20 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from preheat_warmer import part as module
 from preheat_warmer.manifest import File
 from preheat_warmer.part import Lane, Noted, Part, note_bytes, parse_note, stage_bytes
 from preheat_warmer.publish import NOTES
 from preheat_warmer.spans import covered, joined
 from preheat_warmer.straight import Straight
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_files_go_through_a_pipeline() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PIPELINE_BYTES_LEAST", 1)
+        yield
+
 
 CONTENT = bytes(range(256)) * 16
 SIZE = len(CONTENT)
