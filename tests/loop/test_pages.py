@@ -113,7 +113,7 @@ async def asleep(kubelets: Paging) -> None:
 
 
 async def test_a_first_revision_is_read_ahead_too_and_costs_two_writes_more() -> None:
-    """What was fetched a moment ago went past the page cache."""
+    """What was fetched a moment ago is not in memory, for the most part."""
     counts, made = [], []
     for cache in ({}, {"pageCache": "Ahead"}):
         async with a_cluster(cache=cache) as kubelets:

@@ -6,12 +6,14 @@ import tempfile
 from pathlib import Path
 
 from e2e.bench.fetch import report
-from e2e.bench.fetch.measure import baselines, run
+from e2e.bench.fetch.measure import CONNECTIONS, WRITE_BYTES, baselines, run
 from e2e.bench.fetch.server import serving
 from e2e.bench.fetch.tools import TOOLS, environment_of
 from e2e.cluster.provider import ROOT
 
 MIB = 1 << 20
+PIECE = CONNECTIONS * WRITE_BYTES
+"""Sizes are multiples of it: the limits are measured in such pieces."""
 CASES = {"8 files": (8, 512 * MIB), "1 file": (1, 4096 * MIB)}
 
 
@@ -37,7 +39,7 @@ def main(arguments: list[str]) -> int:
     print(f"  {report.machine()}")
     for case in asked.case or CASES:
         count, size = CASES[case]
-        each = int(size * asked.scale)
+        each = max(round(size * asked.scale / PIECE), 1) * PIECE
         runs = []
         with serving([each] * count) as served, tempfile.TemporaryDirectory(dir=asked.work) as work:
             for number in range(asked.rounds):

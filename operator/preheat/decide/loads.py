@@ -34,8 +34,8 @@ PRIOR_GPU_SECONDS, PRIOR_IMAGE_SECONDS, PRIOR_LOAD_SECONDS, PRIOR_ANSWER_SECONDS
 """What is there whatever the size: scheduling, an image that is there and an engine that starts, its set-up, an answer."""
 FETCH_BYTES_PER_SECOND = 100e6
 """What a node gets from a hub or a bucket, hashing included."""
-READ_BYTES_PER_SECOND = {StorageTier.COLD: 2e9, StorageTier.ON_DISK: 500e6, StorageTier.IN_PAGE_CACHE: 2e9}
-"""Into GPU memory: from the page cache, or from a disk. What was just fetched is in the page cache."""
+READ_BYTES_PER_SECOND = {StorageTier.COLD: 500e6, StorageTier.ON_DISK: 500e6, StorageTier.IN_PAGE_CACHE: 2e9}
+"""Into GPU memory: from the page cache, or from a disk. What was just fetched is on the disk alone, for the most part."""
 PRIOR_SPREAD = 2.0
 """The prior's 90 % quantile over its median: nobody knows the disk and the network."""
 SPREAD = 0.5

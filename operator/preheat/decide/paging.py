@@ -5,8 +5,8 @@
     a rollout                                                         of the nodes that it takes next, one
 
 Nobody waits for it, and nothing is tried twice: a Job stays until its node's load is over, and one whose load comes no more for a
-while yet, as a forecast that wavers would have it made again and again. Weights that came just now are on the disk alone: the
-warmer writes them past the page cache.
+while yet, as a forecast that wavers would have it made again and again. Weights that came just now are read as well: the warmer
+writes most of them past the page cache.
 """
 
 from collections.abc import Collection, Sequence
@@ -138,7 +138,7 @@ def _is_worth_it(
     *,
     is_there: bool,
 ) -> bool:
-    """Tell whether weights on a node may be read ahead: they may be out of memory, and fit beside what our own pods ask for.
+    """Tell whether weights on a node may be read ahead: they are there, and fit into its memory beside what our own pods ask for.
 
     ``is_there``: whether what the replica asks for is among that already, or an old one's that goes.
     """

@@ -21,7 +21,7 @@ from preheat_warmer.manifest import PART_SUFFIX, File
 from preheat_warmer.pipeline import Pipeline
 from preheat_warmer.publish import FILE_MODE, NOTES
 from preheat_warmer.sources.base import Pipe
-from preheat_warmer.spans import Span, covered, joined
+from preheat_warmer.spans import Span, covered, frontier, joined
 from preheat_warmer.straight import BLOCK_BYTES, Stage, Straight
 
 STAGE_BYTES_LEAST = 64 << 10
@@ -30,6 +30,8 @@ STAGE_BYTES_MOST = 512 << 10
 HASH_BYTES = 1 << 20
 PIPELINE_BYTES_LEAST = 64 << 20
 """A smaller file is there before threads for it are."""
+CATCH_UP_BYTES = 64 << 20
+"""What a connection may wait for to be hashed."""
 TURN_SECONDS = 0.1
 """How long a thread works before it reports: progress, speed limit and SIGTERM wait for that."""
 NOTE_BYTES_LEAST = 16 << 10
@@ -67,10 +69,17 @@ class Lane:
     noted: int = 0
     from_peer: bool = False
     stage: Stage | None = None
-    """What it has read and not written yet, while a thread is at it."""
+    """Where it gathers what it reads, while a thread is at it."""
+    odd: bytes = b""
+    """What it has read of a block whose end has not come yet, between two turns."""
 
     def __post_init__(self) -> None:
         self.at = self.noted = self.start
+
+    def take_odd(self) -> bytes:
+        """Return what waits for the end of its block, and hold it no more."""
+        odd, self.odd = self.odd, b""
+        return odd
 
 
 def note_bytes(size: int | None, connections: int) -> int:
@@ -79,8 +88,13 @@ def note_bytes(size: int | None, connections: int) -> int:
     return min(max(each, NOTE_BYTES_LEAST), NOTE_BYTES_MOST)
 
 
-def stage_bytes(note: int) -> int:
-    """Return how much a connection gathers before it writes, where a line is noted after ``note`` bytes."""
+def stage_bytes(size: int | None, note: int) -> int:
+    """Return how much a connection gathers before it writes, where a line is noted after ``note`` bytes.
+
+    A file of unknown size has no notes, and no share of it can be promised.
+    """
+    if size is None:
+        return STAGE_BYTES_MOST
     return min(max(note - note % BLOCK_BYTES, STAGE_BYTES_LEAST), STAGE_BYTES_MOST)
 
 
@@ -170,14 +184,27 @@ class Part:
 
         Raises OSError, and what the pipe raises; ``lane.at`` then says how far it came all the same.
         """
-        until, last = time.monotonic() + TURN_SECONDS, lane.at + limit
+        until, last = time.monotonic() + TURN_SECONDS, lane.at + len(lane.odd) + limit
         stage, more = self._staged(lane), True
-        while more and lane.at < last and time.monotonic() < until:
+        stage.put(lane.take_odd())
+        while more and lane.at + len(stage.held) < last and time.monotonic() < until:
             try:
                 more = self._gather(lane, stage, lane.at, last, until, pipe)
+                self._hold_back(lane, stage, lane.at, more=more)
             finally:
                 self._flush(lane, stage)
+                stage.put(lane.take_odd())
+        lane.odd = bytes(stage.held)
         return more
+
+    def _hold_back(self, lane: Lane, stage: Stage, at: int, *, more: bool) -> None:
+        """Keep a block that is not whole for the next turn.
+
+        It would go through the page cache and lie there, while what follows is on the disk already: after a power cut the
+        file would be long enough, with a hole in it.
+        """
+        if more and self.is_straight:
+            lane.odd = stage.cut((at + len(stage.held)) % BLOCK_BYTES)
 
     def fill_alone(self, lane: Lane, pipe: Pipe, limit: int) -> bool:
         """As ``fill``, for the only connection that a file has: what it brings is read, hashed and written at the same time."""
@@ -188,23 +215,29 @@ class Part:
                 return self._fill_pipeline(lane, pipe, limit)
         finally:
             self._hashing.release()
+        if 0 < lane.at - self.hashed <= CATCH_UP_BYTES and frontier(self.there) >= lane.at:
+            self.hash_to(lane.at)  # what an earlier run left: the next turn's bytes are in turn
         return self.fill(lane, pipe, limit)
 
     def _fill_pipeline(self, lane: Lane, pipe: Pipe, limit: int) -> bool:
         if not self.sparse:
             self.make_sparse()  # of writes beyond a file's end the kernel makes one after the other
         if self._pipeline is None:
-            self._pipeline = Pipeline(stage_bytes(self.note_bytes), self._write_all, self._hash_all)
+            self._pipeline = Pipeline(
+                stage_bytes(self.file.size, self.note_bytes), self._write_all, self._hash_all
+            )
         line = self._pipeline
-        until, last = time.monotonic() + TURN_SECONDS, lane.at + limit
+        until, last = time.monotonic() + TURN_SECONDS, lane.at + len(lane.odd) + limit
         at, more = lane.at, True
         try:
-            while more and at < last and time.monotonic() < until:
+            while more and at + len(lane.odd) < last and time.monotonic() < until:
                 if line.is_full:
                     self._settle(lane, line)
                 stage = line.stage(at)
+                stage.put(lane.take_odd())
                 try:
                     more = self._gather(lane, stage, at, last, until, pipe)
+                    self._hold_back(lane, stage, at, more=more)
                 finally:
                     at += line.send(at)
         finally:
@@ -245,15 +278,14 @@ class Part:
         stage = self._staged(lane)
         while left:
             count = min(len(left), len(stage.room))
-            stage.room[:count] = left[:count]
-            stage.took(count)
+            stage.put(left[:count])
             left = left[count:]
             self._flush(lane, stage)
 
     def _staged(self, lane: Lane) -> Stage:
         """Return the lane's stage, empty."""
         if lane.stage is None:
-            lane.stage = Stage(stage_bytes(self.note_bytes))
+            lane.stage = Stage(stage_bytes(self.file.size, self.note_bytes))
         lane.stage.begin(lane.at)
         return lane.stage
 
@@ -272,7 +304,7 @@ class Part:
             self.note(lane)
 
     def _put(self, piece: memoryview, at: int, *, straight: bool) -> int:
-        """Write some of it; return how much. ``straight``: it is hashed at once. Else it is to be near when it is read back."""
+        """Write some of it; return how much. ``straight``: past the page cache. What is read back for the digest stays near."""
         if straight and self._straight is not None and self._straight.usable:
             count = self._straight.write(piece, at)
             if count:

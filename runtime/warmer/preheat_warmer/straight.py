@@ -1,7 +1,7 @@
 """Writing past the page cache: whole blocks go from our memory to the disk, and the kernel copies and keeps nothing.
 
-A gigabyte through the page cache costs about two seconds of a processor, past it a tenth of one (docs/decisions/0040). Only
-file systems on a block device are asked for it: over a network each such write waits for the other end.
+A gigabyte through the page cache costs about two seconds of a processor, past it a tenth of one (docs/decisions/0040). Only file
+systems whose files name a block device (st_dev) are asked for it: over a network each such write waits for the other end.
 """
 
 import errno
@@ -18,7 +18,7 @@ class Stage:
     """Memory in which bytes wait until they are worth a write: each lies as far into a block as it will in the file."""
 
     def __init__(self, size: int) -> None:
-        self._memory = memoryview(mmap.mmap(-1, size))
+        self._memory = memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         self._start = self._end = 0
 
     def begin(self, at: int) -> None:
@@ -38,6 +38,18 @@ class Stage:
     def took(self, count: int) -> None:
         """So many bytes were put there."""
         self._end += count
+
+    def put(self, piece: bytes | memoryview) -> None:
+        """Take in bytes, for which there must be room."""
+        self.room[: len(piece)] = piece
+        self.took(len(piece))
+
+    def cut(self, count: int) -> bytes:
+        """Return the last so many bytes, or what there is, and hold them no more."""
+        begin = max(self._start, self._end - count)
+        odd = bytes(self._memory[begin : self._end])
+        self._end = begin
+        return odd
 
 
 class Straight:

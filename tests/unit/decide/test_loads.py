@@ -140,6 +140,9 @@ def test_before_a_load_was_seen_the_prior_is_expected() -> None:
         expected(None, "r", "nvidia-l4", tier, 10**11).p50_seconds for tier in (StorageTier.COLD, DISK)
     )
     assert cold > 4 * warm
+    assert prior(StorageTier.COLD, 10**11).load >= prior(DISK, 10**11).load, (
+        "what was fetched is not in memory"
+    )
 
 
 def test_what_was_seen_takes_the_place_of_the_prior() -> None:

@@ -175,7 +175,7 @@ def test_they_may_take_what_is_left_to_the_byte() -> None:
         assert bool(made(decide(service, seen))) is comes
 
 
-def test_as_long_as_the_status_tells_of_no_cache_nobody_knows_when_the_weights_came() -> None:
+def test_as_long_as_the_status_tells_of_no_cache_nobody_knows_which_weights() -> None:
     service = a_service(cache=AHEAD)
     assert made(decide(service, seen_of(service))) == []
 
