@@ -17,7 +17,7 @@ SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-20s\033[0m %s\n", $$1, $$2}'
 
 # --- try it
 
@@ -132,7 +132,7 @@ test-faults: venv ## the fast part of the fault campaign: every kind of fault, e
 
 .PHONY: faults
 faults: venv ## the whole fault campaign; a part of it: WORKLOAD= FAULT= CASE= SEED= LANES=
-	$(BIN)/python -m e2e.faults $(if $(WORKLOAD),--workload "$(WORKLOAD)") $(if $(FAULT),--fault "$(FAULT)") \
+	@$(BIN)/python -m e2e.faults $(if $(WORKLOAD),--workload "$(WORKLOAD)") $(if $(FAULT),--fault "$(FAULT)") \
 	  $(if $(CASE),--case "$(CASE)") $(if $(SEED),--seed $(SEED)) $(if $(LANES),--lanes $(LANES))
 
 .PHONY: e2e-rollout
@@ -178,7 +178,7 @@ bench-decisions: venv ## what the scaling decisions of 1,000 deployments cost: m
 
 .PHONY: chaos-fetch
 chaos-fetch: venv ## the warmer against a server that misbehaves; a part of it: CASE= SEED= SCALE= PLANT=
-	$(BIN)/python -m e2e.chaos.fetch --scale $(SCALE) $(if $(CASE),--case "$(CASE)") $(if $(SEED),--seed $(SEED)) \
+	@$(BIN)/python -m e2e.chaos.fetch --scale $(SCALE) $(if $(CASE),--case "$(CASE)") $(if $(SEED),--seed $(SEED)) \
 	  $(if $(PLANT),--plant $(PLANT))
 
 .PHONY: clean

@@ -28,6 +28,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--plant", default="", help="plant a bug, which must be found: see the README")
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "bench" / "faults.jsonl")
     given = parser.parse_args(arguments)
+    for case in given.case or ():
+        if case.partition("/")[0] not in WORKLOADS:
+            parser.error(f"no workload of case {case!r}: there are {', '.join(sorted(WORKLOADS))}")
     choice = Choice(
         workloads=tuple(given.workload or ()),
         faults=tuple(given.fault or ()),
@@ -37,8 +40,13 @@ def main(arguments: list[str]) -> int:
         plant=given.plant,
     )
     report = Report(given.results, CALLS / "faults.json")
+    print("  starting a control plane; then each workload undisturbed: a minute or two", flush=True)
     run(given.lanes, choice, report)
+    if not report.verdicts:
+        print("no case is called so; build/bench/faults.jsonl of a whole run has all names", file=sys.stderr)
+        return 1
     print(report.text())
+    print(given.results)
     return 1 if report.failed or not report.ran else 0
 
 

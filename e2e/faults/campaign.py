@@ -135,7 +135,8 @@ class Campaign:
         specs: list[Spec] = []
         for name in self._choice.names:
             found = cases_of(name, self._traces[name])
-            self._pruned += pruned(self._traces[name], found)
+            if not self._choice.cases:
+                self._pruned += pruned(self._traces[name], found)
             specs += found
         if self._choice.fast and not self._choice.cases:
             specs = fast_part(specs)

@@ -50,7 +50,7 @@ class Report:
         """Begin to count."""
         self._total, self._pruned = total, pruned
         self._started = time.monotonic()
-        self._print(f"  {total} cases; {pruned} pruned")
+        self._print(f"  {total} cases" + (f"; {pruned} pruned" if pruned else ""))
 
     def add(self, verdict: Verdict) -> None:
         """Take in a verdict, write its line and tell how far it is."""
@@ -85,7 +85,8 @@ class Report:
 
     def text(self) -> str:
         """Return the tables."""
-        return "\n".join(["", *self._matrix(), "", *self._recovery(), "", *self._summary()])
+        recovery = self._recovery()
+        return "\n".join(["", *self._matrix(), *(["", *recovery] if recovery else []), "", *self._summary()])
 
     def _matrix(self) -> list[str]:
         """Return cases and failures per fault and workload: "12" ran and passed, "12 (2)" of them failed."""
@@ -107,7 +108,9 @@ class Report:
         """Return how long it took from the operator killed to converged."""
         rows = [["seconds from killed to converged", "cases", "median", "p95", "max"]]
         killed = [v for v in self.verdicts if v.spec.fault == "killed" and v.seconds_to_converge is not None]
-        names = [*dict.fromkeys(v.spec.workload for v in killed), *(["all"] if killed else [])]
+        if not killed:
+            return []
+        names = [*dict.fromkeys(v.spec.workload for v in killed), "all"]
         rows += [
             _times(name, [v.seconds_to_converge or 0.0 for v in killed if name in {v.spec.workload, "all"}])
             for name in names
@@ -121,7 +124,8 @@ class Report:
         return [
             *lines,
             f"cases run: {self.ran}, failed: {len(self.failed)}; not met: {not_met}; "
-            f"pruned: {self._pruned}; {minutes:.1f} minutes",
+            + (f"pruned: {self._pruned}; " if self._pruned else "")
+            + f"{minutes:.1f} minutes after the undisturbed runs",
         ]
 
     def _progress(self) -> None:

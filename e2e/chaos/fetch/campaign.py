@@ -17,6 +17,8 @@ from e2e.chaos.fetch.warmer import Ended, Warmer
 
 MIB = 1 << 20
 AGAIN_AT_MOST = 0.01
+AGAIN_LEAST_BYTES = 640 << 10
+"""What a kill may cost in any case: some memory of four connections and the kernel's of each. 1 % of 64 MB."""
 """What may come a second time after a kill, of all bytes, where nothing that came was wrong."""
 BYTES_PER_SECOND = 100e6
 """Of the server: well below what the warmer takes. Else bytes pile up in the kernel's buffers, some megabytes for each
@@ -307,8 +309,9 @@ def problem_of(
         return f"it ended as {what}: {ended.words.get('message', '')}"
     if ended.code != 0 and not ended.words.get("message"):
         return "it does not say why"
-    if case.kills is not None and again > AGAIN_AT_MOST * case.kills:
-        return f"{again:.2%} came again"
+    allowed = max(AGAIN_AT_MOST, AGAIN_LEAST_BYTES / sum(map(len, content.values())))
+    if case.kills is not None and again > allowed * case.kills:
+        return f"{again:.2%} came again, at most {allowed * case.kills:.2%} may"
     return ""
 
 
