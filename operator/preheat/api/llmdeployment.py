@@ -473,7 +473,7 @@ class CacheSpec(StorageSpec):
             ),
             (
                 "!has(self.pageCache) || self.pageCache != 'Ahead' || !has(self.mode) || self.mode == 'Node'",
-                "`pageCache: Ahead` must be left out with another `mode` than Node: only weights on a node's own disk are read ahead",
+                "`pageCache: Ahead` must be left out with a `mode` other than Node: only weights on a node's own disk are read ahead",
                 ".pageCache",
             ),
         )
@@ -506,7 +506,7 @@ class CacheSpec(StorageSpec):
 
 _CLOCK = worded(
     "^([01][0-9]|2[0-3]):[0-5][0-9]$",
-    'must be a time of day with hours and minutes in quotes, for example "07:30"',
+    'must be a time of day from "00:00" to "23:59", in quotes',
     min_length=5,
     max_length=5,
 )
@@ -584,12 +584,12 @@ class ScalingSpec(APIModel):
             ),
             (
                 "!has(self.mode) || self.mode == 'External' || (has(self.maxReplicas) && self.maxReplicas < 1000)",
-                "`maxReplicas` must be set, to less than 1000, where Preheat decides the number: it is the budget",
+                "`maxReplicas` must be set, to less than 1000, with `mode: Predictive` or `Reactive`: it is the budget",
                 ".maxReplicas",
             ),
             (
                 "!has(self.scaleToZero) || !self.scaleToZero || !has(self.minReplicas) || self.minReplicas == 0",
-                "`scaleToZero` and `minReplicas` exclude each other: leave one of them out",
+                "`minReplicas` must be left out, or be 0, with `scaleToZero`: leave one of them out",
                 ".scaleToZero",
             ),
             (
@@ -972,7 +972,7 @@ class LLMDeploymentSpec(APIModel):
             (
                 "self.runtime.backend != 'TensorRTLLM' || self.model.format == 'Safetensors'",
                 "`model.format` must be Safetensors for backend TensorRTLLM: use such a version of the model, "
-                "or set `runtime.backend` to LlamaCpp for GGUF, or to Repository for what Triton loads itself",
+                "or set `runtime.backend` to VLLM for Pickle, to LlamaCpp for GGUF, or to Repository for what Triton loads itself",
                 ".model.format",
             ),
             (

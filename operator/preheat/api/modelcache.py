@@ -143,7 +143,8 @@ class ModelSource(APIModel):
                 (
                     "self.matches('^(hf|https?|pvc|s3|gs|oci|mlflow)://')",
                     "must begin with hf://, https://, http://, s3://, gs://, oci://, mlflow:// or pvc://, in small "
-                    "letters: hf://ORG/NAME, https://HOST/FOLDER/, s3://BUCKET/PREFIX or pvc://CLAIM/PATH",
+                    "letters: hf://ORG/NAME, https://HOST/FOLDER/, s3://BUCKET/PREFIX (gs:// likewise), "
+                    "oci://REGISTRY/REPOSITORY@sha256:DIGEST, mlflow://MODEL/VERSION or pvc://CLAIM/PATH",
                 ),
                 (
                     f"!self.startsWith('hf://') || self.matches(r'^{_HF}$')",
