@@ -12,8 +12,10 @@ Calls wait on the event loop, not in threads, and a slow caller does not hold up
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 from urllib.request import getproxies
 
@@ -39,11 +41,22 @@ EVENTS_READ = 100
 
 def current_namespace() -> str:
     """Return the namespace of the kubeconfig's current context, as kubectl takes it; `default` where none is named."""
+    if not _has_kubeconfig():
+        return "default"
     try:
         _, active = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
     except config.ConfigException:
         return "default"
     return str(active["context"].get("namespace") or "default")
+
+
+def _kubeconfig() -> str:
+    return os.environ.get("KUBECONFIG") or "~/.kube/config"
+
+
+def _has_kubeconfig() -> bool:
+    """Tell whether a file is there: the library says of one that is not that it is invalid."""
+    return any(Path(place).expanduser().exists() for place in _kubeconfig().split(os.pathsep))
 
 
 CHECKER = "kubectl-preheat"
@@ -71,6 +84,10 @@ class Kube:
         try:
             config.load_incluster_config(settings)  # type: ignore[no-untyped-call]
         except config.ConfigException:
+            if not _has_kubeconfig():
+                raise Unavailable(
+                    f"no cluster is known: there is no {_kubeconfig()}; set KUBECONFIG"
+                ) from None
             try:
                 await config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
             except config.ConfigException as error:
