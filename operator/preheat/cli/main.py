@@ -56,6 +56,9 @@ def main() -> None:
         sys.exit(f"kubectl preheat: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # whoever read it has seen enough; Python would complain once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
 
 
 def parser() -> argparse.ArgumentParser:

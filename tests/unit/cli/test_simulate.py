@@ -2,6 +2,9 @@
 
 import argparse
 import gzip
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from e2e.bench.scaling.simulate import Setting
 from e2e.bench.scaling.simulate import run as bench
 from e2e.bench.scaling.trace import Trace as BenchTrace
 from tests.builders import a_service
+from tests.pages import ROOT
 from tests.unit.decide.scaling.world import START, a_policy
 
 PLAIN = Drawing()
@@ -177,3 +181,20 @@ async def test_where_somebody_else_decides_it_says_what_to_set(
 async def test_a_bad_trace_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert await simulate.run(asked(tmp_path, PREDICTIVE, "minute,requests\nx,1\n")) == 2
     assert "line 2: minute is 'x'" in capsys.readouterr().err
+
+
+def test_the_example_needs_no_cluster_and_a_reader_may_have_seen_enough(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from preheat.cli.main import main; main()", "simulate"]
+    command += ["-f", "examples/predictive.yaml", "--trace", "examples/requests.csv", "--load-seconds", "900"]
+    environment = {**os.environ, "HOME": str(tmp_path), "KUBECONFIG": str(tmp_path / "none")}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith(
+            "llama in mode Predictive, requests.csv: 102,231 requests"
+        )
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) in {0, 141}  # all of it may have fitted into the pipe
