@@ -27,6 +27,8 @@ from preheat_warmer.straight import BLOCK_BYTES, Stage, Straight
 STAGE_BYTES_LEAST = 64 << 10
 STAGE_BYTES_MOST = 512 << 10
 """Larger writes cost less; what is read and not written yet is what a kill loses."""
+PIPELINE_STAGE_BYTES_MOST = 1 << 20
+"""The same, where threads take turns for each stage."""
 HASH_BYTES = 1 << 20
 PIPELINE_BYTES_LEAST = 64 << 20
 """A smaller file is there before threads for it are."""
@@ -88,14 +90,14 @@ def note_bytes(size: int | None, connections: int) -> int:
     return min(max(each, NOTE_BYTES_LEAST), NOTE_BYTES_MOST)
 
 
-def stage_bytes(size: int | None, note: int) -> int:
+def stage_bytes(size: int | None, note: int, most: int = STAGE_BYTES_MOST) -> int:
     """Return how much a connection gathers before it writes, where a line is noted after ``note`` bytes.
 
     A file of unknown size has no notes, and no share of it can be promised.
     """
     if size is None:
-        return STAGE_BYTES_MOST
-    return min(max(note - note % BLOCK_BYTES, STAGE_BYTES_LEAST), STAGE_BYTES_MOST)
+        return most
+    return min(max(note - note % BLOCK_BYTES, STAGE_BYTES_LEAST), most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,9 +225,8 @@ class Part:
         if not self.sparse:
             self.make_sparse()  # of writes beyond a file's end the kernel makes one after the other
         if self._pipeline is None:
-            self._pipeline = Pipeline(
-                stage_bytes(self.file.size, self.note_bytes), self._write_all, self._hash_all
-            )
+            size = stage_bytes(self.file.size, self.note_bytes, PIPELINE_STAGE_BYTES_MOST)
+            self._pipeline = Pipeline(size, self._write_all, self._hash_all)
         line = self._pipeline
         until, last = time.monotonic() + TURN_SECONDS, lane.at + len(lane.odd) + limit
         at, more = lane.at, True
