@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import random
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -389,3 +390,61 @@ def test_a_pause_is_not_made_up_for_without_bound() -> None:
     for _ in range(10):
         run(pace.take(1000))
     assert now - before == pytest.approx(9.0)  # one second's worth at most is saved up
+
+
+class PipedSource(FakeSource):
+    """Brings bytes from memory through a pipe, and counts how many connections are open at a time."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.now = self.most = 0
+
+    @asynccontextmanager
+    async def open(
+        self, file: File, offset: int, version: str, end: int | None = None
+    ) -> AsyncIterator[Transfer]:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        pipe = Memory(memoryview(self.content)[offset:end])
+        try:
+            yield Transfer(offset, "1", len(self.content), self._chunks(b"", ""), pipe=pipe)
+        finally:
+            self.now -= 1
+
+
+class Memory:
+    """A pipe."""
+
+    def __init__(self, left: memoryview) -> None:
+        self.left = left
+
+    def read_into(self, memory: memoryview) -> int:
+        count = min(len(memory), len(self.left))
+        memory[:count] = self.left[:count]
+        self.left = self.left[count:]
+        return count
+
+    def break_off(self) -> None: ...
+
+    def wait_short(self, count: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("enough", "straight", "several"), [(0.0, True, False), (1e18, True, True), (0.0, False, True)]
+)
+def test_a_connection_that_is_fast_enough_is_left_alone(
+    tmp_path: Path, enough: float, straight: bool, several: bool
+) -> None:
+    """Where bytes go past the page cache: else they are near when the digest reads them back."""
+    content = random.Random(2).randbytes((12 << 20) + 77)
+    source = PipedSource(content)
+    with (
+        patch("preheat_warmer.fetch.QUICK_BYTES_PER_SECOND", enough),
+        patch("preheat_warmer.part.PIPELINE_BYTES_LEAST", 1),
+        patch("preheat_warmer.spans.PIECE_BYTES_LEAST", 1 << 20),
+        patch("preheat_warmer.fetch.TURN_BYTES", 1 << 20),
+        patch.object(Part, "is_straight", straight),
+    ):
+        run(Fetcher(source, tmp_path, Progress(), Pace(None), connections=4).fetch(a_file(content)))
+    assert (tmp_path / "d/a").read_bytes() == content
+    assert (source.most > 1) is several
