@@ -200,6 +200,18 @@ def test_a_file_comes_from_all_neighbours_at_once(
     assert all(s.sent() > 5_000_000 for s in seeders), "spread over them"
 
 
+def test_one_connection_takes_turns_between_the_neighbours(
+    place: Place, seed: Seed, holds: Holds, origin: Origin, cache: Path
+) -> None:
+    files = {f"{number}.gguf": os.urandom(1_000_000) for number in range(4)}
+    uri, node = holds(files)
+    seeders = [seed(node), seed(node.copy("another"))]
+    place.warm(uri, [s.url for s in seeders], node.manifest, parallelism=1).published()
+    check(cache, files)
+    assert origin.asked == []
+    assert all(2_000_000 <= s.sent() < 2_100_000 for s in seeders), [s.sent() for s in seeders]
+
+
 def test_several_warmers_at_once_from_one_seeder(
     place: Place, seed: Seed, holds: Holds, origin: Origin, tmp_path: Path
 ) -> None:

@@ -1,9 +1,10 @@
 """Neighbours: nodes that hold the very weights and serve them (``../seeder.py``).
 
 They are asked for the manifest, which must have the digest that the configuration names, and then for files, each
-request of the one that has the least to do. Nobody trusts them: every file is verified as one from anywhere. A
-neighbour that fails, keeps us waiting or sends wrong bytes falls out for the rest of the run. When none is left,
-NO_NEIGHBOUR is raised, and the run goes on with the source (``../main.py``).
+request of the one that has the least to do for us; of those, of the one that was asked for the least so far. Nobody
+trusts them: every file is verified as one from anywhere. A neighbour that fails, keeps us waiting or sends wrong bytes
+falls out for the rest of the run. When none is left, NO_NEIGHBOUR is raised, and the run goes on with the source
+(``../main.py``).
 """
 
 from collections import defaultdict
@@ -38,6 +39,8 @@ class Neighbours:
         self._wanted = manifest_sha256
         self._busy = dict.fromkeys(peers, 0)
         """Those that have not fallen out, each with how much it sends us right now."""
+        self._asked: defaultdict[str, int] = defaultdict(int)
+        """Neighbour -> for how many bytes it was asked."""
         self._gave: defaultdict[str, set[str]] = defaultdict(set)
         """Path -> who sent something of it."""
         self._one_at_a_time: set[str] = set()
@@ -76,6 +79,7 @@ class Neighbours:
         """Read a part of a file from one of them. Weights have no versions: their digest tells them apart."""
         peer = self._choose(file)
         self._busy[peer] += 1
+        self._asked[peer] += (end or file.size or 0) - offset
         self._gave[file.path].add(peer)
         try:
             url = f"{peer}/{PUBLISHED}/{quote(file.path)}"
@@ -103,7 +107,7 @@ class Neighbours:
             raise _nobody()
         if file.path in self._one_at_a_time:
             return next(iter(self._busy))
-        return min(self._busy, key=self._busy.__getitem__)
+        return min(self._busy, key=lambda peer: (self._busy[peer], self._asked[peer]))
 
     def _drop(self, peer: str, why: str) -> None:
         if self._busy.pop(peer, None) is not None:
