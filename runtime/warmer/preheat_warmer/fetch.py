@@ -336,11 +336,13 @@ class _Download:
 
     async def _fill(self, lane: Lane, pipe: Pipe) -> None:
         """Let a thread read and write, a turn at a time."""
-        pipe.wait_short(self._part.note_bytes)
-        more = True
+        more, was_alone = True, None
         while more:
             before, began = lane.at, time.monotonic()
             alone = self._is_quick and self._means.share > 1
+            if alone is not was_alone:
+                pipe.wait_short(self._part.waiting_bytes if alone else self._part.note_bytes)
+                was_alone = alone
             work = self._part.fill_alone if alone else self._part.fill
             turn = partial(work, lane, pipe, self._means.turn_bytes)
             try:

@@ -130,6 +130,8 @@ class Part:
         self._note = folder / NOTES / hashlib.sha256(file.path.encode()).hexdigest()
         self.note_bytes = note_bytes(file.size, connections)
         """After how many bytes of a connection a line is noted."""
+        self.waiting_bytes = (file.size or 0) // LOSS
+        """How much may wait to be read, of all connections together."""
         self._fd = self._note_fd = -1
         self._straight: Straight | None = None
         self._pipeline: Pipeline | None = None

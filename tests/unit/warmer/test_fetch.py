@@ -398,6 +398,8 @@ class PipedSource(FakeSource):
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
         self.now = self.most = 0
+        self.may_wait: list[int] = []
+        """How many bytes may wait to be read, as each pipe was told."""
 
     @asynccontextmanager
     async def open(
@@ -405,7 +407,7 @@ class PipedSource(FakeSource):
     ) -> AsyncIterator[Transfer]:
         self.now += 1
         self.most = max(self.most, self.now)
-        pipe = Memory(memoryview(self.content)[offset:end])
+        pipe = Memory(memoryview(self.content)[offset:end], self.may_wait)
         try:
             yield Transfer(offset, "1", len(self.content), self._chunks(b"", ""), pipe=pipe)
         finally:
@@ -415,8 +417,9 @@ class PipedSource(FakeSource):
 class Memory:
     """A pipe."""
 
-    def __init__(self, left: memoryview) -> None:
+    def __init__(self, left: memoryview, may_wait: list[int]) -> None:
         self.left = left
+        self.may_wait = may_wait
 
     def read_into(self, memory: memoryview) -> int:
         count = min(len(memory), len(self.left))
@@ -426,7 +429,8 @@ class Memory:
 
     def break_off(self) -> None: ...
 
-    def wait_short(self, count: int) -> None: ...
+    def wait_short(self, count: int) -> None:
+        self.may_wait.append(count)
 
 
 @pytest.mark.parametrize(
@@ -448,3 +452,5 @@ def test_a_connection_that_is_fast_enough_is_left_alone(
         run(Fetcher(source, tmp_path, Progress(), Pace(None), connections=4).fetch(a_file(content)))
     assert (tmp_path / "d/a").read_bytes() == content
     assert (source.most > 1) is several
+    together, each = len(content) // 400, 16 << 10
+    assert set(source.may_wait) - {together} == ({each} if several else set()), "a kill loses so much of them"

@@ -26,6 +26,8 @@ CHUNK_BYTES = 256 << 10
 WAITING_BYTES = (64 << 10, 200 << 10)
 """Between what bounds the kernel's buffer of a connection is kept short. More than net.core.rmem_max (208 KiB where
 nobody raised it) cannot be asked for."""
+TUNED_BYTES = 6 << 20
+"""What the kernel's own tuning gives a connection at most where nobody raised it (net.ipv4.tcp_rmem)."""
 BYTES_PER_SECOND = 250_000_000
 """What a connection with a short buffer must still be able to bring: a buffer's worth each round trip."""
 MIN_RTT = struct.Struct("=148xI")
@@ -170,9 +172,10 @@ class _Connection:
         """Keep the kernel's buffer short where the other end is near; where it is far, the kernel knows best.
 
         TCP_WINDOW_CLAMP would not do: the kernel's tuning raises it again. The kernel counts its own overhead, so
-        it takes twice what it is told.
+        it takes twice what it is told. A short buffer means short reads, of which each costs a change of threads: where
+        more may wait than the kernel would have it, it is left alone.
         """
-        if self._socket is None:
+        if self._socket is None or count >= TUNED_BYTES:
             return
         least, most = WAITING_BYTES
         waiting = min(max(count, least), most)
