@@ -266,6 +266,11 @@ class _Download:
         """Tell whether one connection is as good as several, as far as is known."""
         return self._slow_turns < SLOW_TURNS and self._part.is_straight
 
+    @property
+    def _is_alone(self) -> bool:
+        """Tell whether a connection has the file for itself though it may have several."""
+        return self._is_quick and self._means.share > 1
+
     def _next_lane(self) -> Lane | None:
         part, size = self._part, self._part.file.size
         at = frontier(part.there)
@@ -336,13 +341,11 @@ class _Download:
 
     async def _fill(self, lane: Lane, pipe: Pipe) -> None:
         """Let a thread read and write, a turn at a time."""
-        more, was_alone = True, None
+        # Once, while little is under way: what comes into a buffer that was made shorter is dropped, and sent again late.
+        pipe.wait_short(self._part.waiting_bytes if self._is_alone else self._part.note_bytes)
+        more = True
         while more:
-            before, began = lane.at, time.monotonic()
-            alone = self._is_quick and self._means.share > 1
-            if alone is not was_alone:
-                pipe.wait_short(self._part.waiting_bytes if alone else self._part.note_bytes)
-                was_alone = alone
+            before, began, alone = lane.at, time.monotonic(), self._is_alone
             work = self._part.fill_alone if alone else self._part.fill
             turn = partial(work, lane, pipe, self._means.turn_bytes)
             try:

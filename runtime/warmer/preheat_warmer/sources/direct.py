@@ -92,7 +92,7 @@ class Direct(httpx.AsyncBaseTransport):
 
     def _done(self, connection: "_Connection", body: "Body") -> None:
         """Keep a connection whose answer was read to its end, close any other."""
-        if body.end() and len(self._idle) < IDLE_AT_MOST:
+        if body.end() and not connection.is_wide and len(self._idle) < IDLE_AT_MOST:
             self._idle.append(connection)
         else:
             connection.close()
@@ -121,6 +121,8 @@ class _Connection:
         self._socket: socket.socket | None = None
         self._broken_off = False
         self._peer: Any = None
+        self.is_wide = False
+        """The kernel's buffer may have grown: it cannot be made short any more without losing what is under way."""
 
     def ask(self, request: httpx.Request) -> http.client.HTTPResponse:
         """Send a request; return the answer's head. Raises _Stale or what httpx raises."""
@@ -175,7 +177,10 @@ class _Connection:
         it takes twice what it is told. A short buffer means short reads, of which each costs a change of threads: where
         more may wait than the kernel would have it, it is left alone.
         """
-        if self._socket is None or count >= TUNED_BYTES:
+        if self._socket is None:
+            return
+        if count >= TUNED_BYTES:
+            self.is_wide = True
             return
         least, most = WAITING_BYTES
         waiting = min(max(count, least), most)
