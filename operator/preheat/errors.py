@@ -36,6 +36,9 @@ class InvalidSpec(PreheatError):  # noqa: N818 - a verdict on the spec, read as 
 class Unavailable(PreheatError):  # noqa: N818
     """Something outside did not answer, or not now. Trying again is right."""
 
+    again_seconds: float | None = None
+    """When to look again at the latest, whatever failed: for its other work. None: nothing else is to be done."""
+
 
 class NotYet(Unavailable):
     """The API server does not know a kind yet whose definition was installed seconds ago."""

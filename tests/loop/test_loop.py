@@ -56,6 +56,20 @@ async def test_errors_back_off_and_success_resets(loops: list[Loops]) -> None:
     assert waits == [*map(round, BACKOFF_SECONDS), round(BACKOFF_SECONDS[-1])]
 
 
+async def test_what_has_other_work_comes_back_for_it(loops: list[Loops]) -> None:
+    async def play(_number: int, _key: Key) -> float | None:
+        error = Unavailable("down")
+        error.again_seconds = 15.0
+        raise error
+
+    made, passes = run(loops, play)
+    made.wake(KEY)
+    await asyncio.sleep(300)
+    waits = [round(b - a) for a, b in itertools.pairwise(passes.at)]
+    assert waits[:5] == [1, 2, 5, 10, 15]
+    assert set(waits[5:]) == {15}
+
+
 async def test_a_bug_does_not_end_the_loop(loops: list[Loops]) -> None:
     async def play(number: int, _key: Key) -> float | None:
         if number == 1:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from preheat.controller import reconcile
+from preheat.decide.plan import RESYNC_SECONDS
 from preheat.errors import GoingAway, InvalidSpec
 
 from tests.fakes import FakeKube
@@ -179,6 +180,20 @@ async def test_a_status_that_is_refused_leaves_an_event(kube: FakeKube) -> None:
             made.loops.wake(SERVICE)
     assert {e["reason"] for e in kube.events if e["regarding"]["name"] == "smollm2"} == {"InvalidSpec"}
     assert len(kube.events) == 1, "woken a hundred times, refused and told once"
+
+
+async def test_a_status_that_was_refused_once_is_written_later(kube: FakeKube) -> None:
+    """A policy of the cluster's refused it: that may be mended without a change to the object."""
+    kube.refuses["status LLMDeployment"] = InvalidSpec("422 a policy that goes by the status")
+    body = example()
+    body["spec"]["hardware"] = "nonsense"
+    kube.put(body)
+    async with controller(kube):
+        await asyncio.sleep(60)
+        assert "conditions" not in (kube.store[SERVICE].get("status") or {})
+        del kube.refuses["status LLMDeployment"]
+        await asyncio.sleep(2 * RESYNC_SECONDS)
+        assert kube.store[SERVICE]["status"]["conditions"]
 
 
 async def test_in_a_namespace_that_is_being_deleted_nothing_is_said_or_tried_again(

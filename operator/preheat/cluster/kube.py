@@ -427,6 +427,10 @@ _UNREADABLE = (
 where what is stored breaks the schema."""
 
 
+_BY_ANOTHER = ('admission webhook "', "ValidatingAdmissionPolicy '")
+"""A rule of the cluster's own refuses, with whatever status it likes: it may be changed, or broken, without our hearing of it."""
+
+
 def _translated(status: int, reason: str, body: Any, call: str) -> Exception:
     message = f"{call}: {status} {_words(body) or reason}"
     if status == 409 and _reason(body) == "AlreadyExists":
@@ -435,7 +439,8 @@ def _translated(status: int, reason: str, body: Any, call: str) -> Exception:
         return GoingAway(message)
     if status == 403 and "no matches for kind" in message:
         return NotYet(message)
-    if status in {400, 422} or (status == 500 and any(words in message for words in _UNREADABLE)):
+    is_unreadable = status == 500 and any(words in message for words in _UNREADABLE)
+    if (status in {400, 422} or is_unreadable) and not any(words in message for words in _BY_ANOTHER):
         return InvalidSpec(message)
     if status != 404:
         return Unavailable(message)

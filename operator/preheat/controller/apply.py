@@ -7,7 +7,7 @@ the cluster. A child that cannot be written does not keep the status from being 
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -75,6 +75,17 @@ _OF_REVISIONS = frozenset({"ControllerRevision", "Deployment"})
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A status that the API server refused."""
+
+    version: str
+    """The version of the object."""
+    digest: str
+    until: float
+    """By our clock: before that the same status is not tried again for the same version."""
+
+
 class Writer:
     """Makes writes, and leaves out those that would change nothing."""
 
@@ -89,7 +100,7 @@ class Writer:
         self._told: dict[Key, float] = {}
         self._firsts: dict[Key, float] = {}
         """When a new object is to be told of for the first time, unless there is news before."""
-        self._unwritable: dict[Key, str] = {}
+        self._unwritable: dict[Key, _Refused] = {}
         self._refused: dict[Key, float] = {}
         """Since when a write of an object's passes is refused, each time."""
         self._no_pullers: dict[Key, float] = {}
@@ -138,13 +149,14 @@ class Writer:
             self._pace.moved(_key_of(subject))
         delay = self._pace.ask_seconds() if is_asked else plan.requeue_after
         delay = self._contests.look_again_seconds(children, delay)
-        if changed and self._unwritable.get(_key_of(subject)) != version:
+        if changed and not self._is_unwritable(subject, version, plan):
             wait = self._patience(subject, plan)
             if wait > 0:
                 delay = min(delay, wait)
             else:
                 await self._tell(subject, plan, now)
         if isinstance(refusal, Unavailable):
+            refusal.again_seconds = delay
             raise refusal
         return delay
 
@@ -183,6 +195,15 @@ class Writer:
         since = self._no_pullers.setdefault(_key_of(subject), self._clock())
         return isinstance(refusal, InvalidSpec | NotOwned) or self._clock() - since >= START_SECONDS
 
+    def _is_unwritable(self, subject: Subject, version: str, plan: Plan) -> bool:
+        """Tell whether this very status was refused of late. Why may lie outside the object: a webhook, a policy."""
+        last = self._unwritable.get(_key_of(subject))
+        return (
+            last is not None
+            and (last.version, last.digest) == (version, _digest_of(plan))
+            and self._clock() < last.until
+        )
+
     def _patience(self, subject: Subject, plan: Plan) -> float:
         """Return for how many seconds a status may still wait: none when it is news, a while for progress."""
         key = _key_of(subject)
@@ -196,20 +217,25 @@ class Writer:
         return self._told.setdefault(key, self._clock()) + self._pace.tell_seconds() - self._clock()
 
     async def _tell(self, subject: Subject, plan: Plan, now: datetime) -> None:
-        self._told[_key_of(subject)] = self._clock()
-        self._firsts.pop(_key_of(subject), None)
+        key = _key_of(subject)
+        self._told[key] = self._clock()
+        self._firsts.pop(key, None)
+        before = self._unwritable.pop(key, None)
         try:
             written = await self._write_status(subject, plan.status or {})
         except InvalidSpec as refused:
             # The object itself breaks the schema (written under another one): then an Event has to tell.
-            # As long as it stays as it is, so does the answer.
-            log.warning("%s: status refused: %s", "/".join(_key_of(subject)), refused)
-            known = self._view.get(*_key_of(subject)) or {"metadata": {}}
-            self._unwritable[_key_of(subject)] = str(known["metadata"].get("resourceVersion"))
+            # As long as it stays as it is, the same status is tried only now and then.
+            log.warning("%s: status refused: %s", "/".join(key), refused)
+            known = self._view.get(*key) or {"metadata": {}}
+            version = str(known["metadata"].get("resourceVersion"))
+            self._unwritable[key] = _Refused(version, _digest_of(plan), self._clock() + RESYNC_SECONDS)
             written = None
         if written is not None:
-            self._view.put(written, author=_key_of(subject))
+            self._view.put(written, author=key)
             self._metrics.turns.count((subject.namespace, subject.name), plan)
+        if before is not None and before.digest == _digest_of(plan):
+            return  # its Events told of it when it was refused
         for draft in plan.events:
             await self._emit(subject, draft, now)
 
@@ -530,6 +556,10 @@ def _pause_seconds(refusal: PreheatError | None, now: datetime) -> float | None:
     if isinstance(refusal, Leaving) and _is_recent(refusal, now):
         return LEAVING_SECONDS
     return NOT_YET_SECONDS if isinstance(refusal, NotYet | NotInstalled | Outdated) else None
+
+
+def _digest_of(plan: Plan) -> str:
+    return digest(own_part(plan.status), 32)
 
 
 def _is_recent(refusal: Leaving, now: datetime) -> bool:

@@ -127,7 +127,7 @@ def _avoided_by_services(view: View, now: datetime) -> dict[tuple[str, str], dat
     found: dict[tuple[str, str], datetime] = {}
     for entries in view.derived_of_all("LLMDeployment", avoided_nodes):
         for name, key, text in entries:
-            until = _utc(parse_time(text))
+            until = parse_time(text)
             if until is not None and now < until:
                 found[name, key] = max(until, found.get((name, key), until))
     return found
@@ -198,7 +198,7 @@ def mounts_of(view: View, key: str) -> list[Mount]:
 
 
 def _created(body: Manifest) -> datetime | None:
-    return _utc(parse_time(body["metadata"].get("creationTimestamp")))
+    return parse_time(body["metadata"].get("creationTimestamp"))
 
 
 def _mounts(pod: Manifest) -> tuple[str, str, str] | None:
@@ -394,19 +394,12 @@ def _brief(body: Manifest) -> _Cache | None:
         verify_seconds=cache.spec.verify_interval_seconds if cache else 0,
         on_disk=cache is None or lies_on_disks(cache),
         is_cheap=cache is None or cache.spec.source.uri.startswith(CHEAP),
-        asked=_utc(parse_time((metadata.get("annotations") or {}).get(ANNOTATION_VERIFY))),
+        asked=parse_time((metadata.get("annotations") or {}).get(ANNOTATION_VERIFY)),
         size_bytes=status.total_bytes,
         nodes=frozenset(told.name for told in status.nodes),
         gave_up_on=frozenset(told.name for told in status.nodes if told.last_failure is not None),
-        last_used=_utc(used)
-        or _utc(parse_time(metadata.get("creationTimestamp")))
-        or datetime.min.replace(tzinfo=UTC),
+        last_used=used or parse_time(metadata.get("creationTimestamp")) or datetime.min.replace(tzinfo=UTC),
     )
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    """Return a time that compares with others: people leave out the time zone."""
-    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
 
 
 def _cache_of_job(view: View, job: Manifest) -> _Cache | None:
@@ -452,7 +445,7 @@ def _kept_keys(view: View, now: datetime) -> frozenset[str]:
 def _serves_since(service: Manifest) -> datetime | None:
     conditions = (service.get("status") or {}).get("conditions") or ()
     ready = next((c for c in conditions if c.get("type") == "Ready" and c.get("status") == "True"), None)
-    return _utc(parse_time(ready.get("lastTransitionTime"))) if ready else None
+    return parse_time(ready.get("lastTransitionTime")) if ready else None
 
 
 def _is_fresh(since: datetime | None, now: datetime) -> bool:

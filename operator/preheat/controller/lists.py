@@ -6,6 +6,7 @@ therefore asked for before it is taken away.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 
 from preheat.cluster.kube import Kube
@@ -28,16 +29,21 @@ class Lists:
         self._clock = clock
         self._sure_until: float | None = None
         self._one_at_a_time = asyncio.Lock()
+        self._reading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def read(self, kind: str) -> None:
-        """List a kind. What was known of it before and is not there is gone: all of it, where the kind itself is."""
-        known = self._view.keys(kind)
-        try:
-            bodies, is_there = await self._kube.list_all(kind), True
-        except NotInstalled:
-            bodies, is_there = [], False
-        self._view.replace(kind, bodies, known)
-        self._view.know_kind(kind, installed=is_there)
+        """List a kind. What was known of it before and is not there is gone: all of it, where the kind itself is.
+
+        One list at a time: an older one that arrives later would bring back what was deleted in between.
+        """
+        async with self._reading[kind]:
+            known = self._view.keys(kind)
+            try:
+                bodies, is_there = await self._kube.list_all(kind), True
+            except NotInstalled:
+                bodies, is_there = [], False
+            self._view.replace(kind, bodies, known)
+            self._view.know_kind(kind, installed=is_there)
 
     async def make_sure(self) -> None:
         """See to it that the view of all owners is no older than SURE_SECONDS.

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from preheat.controller.view import Key
 from preheat.decide.plan import RESYNC_SECONDS
-from preheat.errors import PreheatError
+from preheat.errors import PreheatError, Unavailable
 
 GAP_SECONDS = 0.3
 """Rest between two passes over one object, however often it is woken: a thousand pods come one by one."""
@@ -86,8 +86,9 @@ class Loops:
             delay = await self._reconcile(key)
             ok = True
         except PreheatError as error:
-            log.warning("%s: %s; again in %g s", "/".join(key), error, backoff)
-            delay = backoff
+            other_work = error.again_seconds if isinstance(error, Unavailable) else None
+            delay = backoff if other_work is None else min(backoff, other_work)
+            log.warning("%s: %s; again in %g s", "/".join(key), error, delay)
         except Exception as bug:  # the one broad except: the loop must outlive a bug
             log.exception("%s: unexpected error; again in %g s", "/".join(key), backoff)
             delay = backoff

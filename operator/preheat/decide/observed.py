@@ -6,7 +6,7 @@
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -707,14 +707,14 @@ def condition(body: Body, kind: str) -> str | None:
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """Return an API timestamp as an aware datetime, None when there is none or it is none."""
+    """Return a timestamp as an aware datetime, None when there is none or it is none. People leave out the time zone: UTC."""
     if not text:
         return None
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return found if found.tzinfo else None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def controller_name(body: Body, kind: str) -> str | None:

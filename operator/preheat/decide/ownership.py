@@ -16,12 +16,16 @@ from preheat.resources.metadata import Manifest
 
 
 def is_ours(desired: Manifest, live: Body) -> bool:
-    """Tell whether a live object is the one that a manifest means: same owner, or no owner at all in both."""
+    """Tell whether a live object is the one that a manifest means: same owner, or no owner at all in both.
+
+    What is to have no owner is known by its labels, or, where somebody changed those, by what we wrote on it.
+    """
     owners = desired["metadata"].get("ownerReferences")
     if not owners:
         labels = live["metadata"].get("labels") or {}
         alike = all(labels.get(k) == v for k, v in desired["metadata"].get("labels", {}).items())
-        return alike and _volume(live) == _volume(desired)
+        relabelled = not alike and _is_left_to_itself(live) and _same_parents(desired, live)
+        return (alike or relabelled) and _volume(live) == _volume(desired)
     return is_controlled_by(live, owners[0]["uid"])
 
 
@@ -75,11 +79,15 @@ def is_orphan(live: Body) -> bool:
 
     It has no controller, but our label, the hash of our own wish, and fields that we wrote.
     """
+    return _is_marked(live) and _is_left_to_itself(live)
+
+
+def _is_left_to_itself(live: Body) -> bool:
+    """Tell whether an object that we wrote has no controller, and stays. Who copies one copies no managedFields."""
     metadata = live["metadata"]
     return (
         "deletionTimestamp" not in metadata
         and not any(reference.get("controller") for reference in metadata.get("ownerReferences") or ())
-        and _is_marked(live)
         and ANNOTATION_APPLIED in (metadata.get("annotations") or {})
         and any(entry.get("manager") == FIELD_MANAGER for entry in metadata.get("managedFields") or ())
     )

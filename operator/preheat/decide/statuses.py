@@ -10,7 +10,14 @@ from typing import Any
 
 from preheat.api.conditions import ConditionType
 
-_NAMED_BY = {"conditions": "type", "nodes": "name", "children": "name", "quarantined": "name"}
+_NAMED_BY = {
+    "avoidedNodes": "name",
+    "children": "name",
+    "conditions": "type",
+    "gpuTypes": "type",
+    "nodes": "name",
+    "quarantined": "name",
+}
 """The lists in our statuses whose items have owners of their own, and what names an item. Others are written whole."""
 _OURS = frozenset(ConditionType)
 

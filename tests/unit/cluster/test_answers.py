@@ -23,6 +23,12 @@ QUANTITY = "failed to convert new object (default/x; apps/v1, Kind=Deployment) t
         (503, TYPED, Unavailable),
         (409, "Operation cannot be fulfilled", Unavailable),
         (403, "exceeded quota", Unavailable),
+        (400, 'admission webhook "team.example.org" denied the request: no owner', Unavailable),
+        (
+            422,
+            "deployments.apps x is forbidden: ValidatingAdmissionPolicy 'team' with binding 'all' denied request: no owner",
+            Unavailable,
+        ),
         (403, 'cannot set blockOwnerDeletion: no matches for kind "LLMDeployment"', NotYet),
         (429, "too many requests", Unavailable),
     ],

@@ -16,6 +16,7 @@ from preheat.decide.observed import (
     NodeView,
     PodView,
     WarmerReport,
+    parse_time,
 )
 
 from tests.builders import a_cache, a_node
@@ -35,6 +36,13 @@ ODD: dict[str, dict[str, Any]] = {
     "a size of four thousand digits": {"bytesTotal": 10**4000},
     "words": {"bytesTotal": "many"},
 }
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-01-01T00:00:00Z", "2026-01-01T01:00:00+01:00", "2026-01-01T00:00:00", "2026-01-01"]
+)
+def test_a_time_without_a_zone_is_utc(text: str) -> None:
+    assert parse_time(text) == NOW
 
 
 @pytest.mark.parametrize("case", ODD)

@@ -95,6 +95,22 @@ def test_what_only_looks_like_ours_is_not_adopted(change: dict[str, Any]) -> Non
         adoption(wanted(), left_behind(**change))
 
 
+def policy(**changes: Any) -> dict[str, Any]:
+    """What all models of a namespace share: it has no owner."""
+    return {
+        "kind": "NetworkPolicy",
+        "metadata": {**left_behind()["metadata"], "labels": {"app": "a"}, **changes},
+    }
+
+
+@pytest.mark.parametrize("labels", [{}, {"app": "b"}, {"app.kubernetes.io/managed-by": "Helm"}])
+def test_what_has_no_owner_stays_ours_when_somebody_changes_its_labels(labels: dict[str, str]) -> None:
+    assert adoption(policy(), policy(labels=labels)) is None
+    for change in ({"annotations": {}}, {"managedFields": [{"manager": "kubectl", "operation": "Apply"}]}):
+        with pytest.raises(NotOwned, match="NetworkPolicy llama"):
+            adoption(policy(), policy(labels=labels, **change))
+
+
 def test_what_was_left_behind_and_is_being_deleted_is_waited_for() -> None:
     with pytest.raises(Unavailable, match="is being deleted"):
         adoption(wanted(), left_behind(deletionTimestamp="2026-01-01T00:00:00Z"))

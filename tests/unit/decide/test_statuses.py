@@ -26,11 +26,13 @@ def test_conditions_of_others_and_the_order_of_lists_make_no_difference() -> Non
         ({"nodes": [{"name": "b"}]}, {"nodes": [{"name": n} for n in "abc"]},
          ["/status/nodes/2", "/status/nodes/0"]),
         ({"nodes": [{"name": "a"}]}, {"nodes": [{"name": "a", "reason": "x"}]}, ["/status/nodes/0/reason"]),
+        ({"gpuTypes": [{"type": "b"}]}, {"gpuTypes": [{"type": n} for n in "ab"]}, ["/status/gpuTypes/0"]),
+        ({"avoidedNodes": []}, {"avoidedNodes": [{"name": "a"}]}, ["/status/avoidedNodes/0"]),
         ({"conditions": [READY]}, {"conditions": [THEIRS, READY]}, []),
         ({"conditions": [READY]}, {"conditions": [READY, {"type": "Contested"}]}, ["/status/conditions/1"]),
     ],
     ids=["a value is put back by the write", "fields that we do not set", "a field below", "nodes that are not ours",
-         "a field of an item", "conditions of others stay", "a condition of ours goes"],
+         "a field of an item", "types that are not ours", "nodes that are not avoided", "conditions of others stay", "a condition of ours goes"],
 )  # fmt: skip
 def test_what_others_wrote_is_found(
     wanted: dict[str, Any], live: dict[str, Any], pointers: list[str]
