@@ -3,7 +3,6 @@
 import math
 
 from preheat.decide import text
-from preheat.decide.scaling.dials import DIALS
 from preheat.decide.scaling.levels import NAMES
 from preheat.decide.scaling.memory import Memory
 from preheat.decide.scaling.policy import Mode, Policy
@@ -40,7 +39,7 @@ def _sentence(policy: Policy, last: Known | None, memory: Memory, now: float, ch
     there = _there(last)
     forecast = f"at most {_slots(outlook.up)} forecast for in {load}"
     if policy.mode is Mode.PREDICTIVE:
-        forecast += f" ({100 * DIALS[memory.trials.dial]:.3g} % sure, from {NAMES[memory.seen.speaker]})"
+        forecast += f" ({100 * memory.trials.quantile(policy):.3g} % sure, from {NAMES[memory.seen.speaker]})"
     held = f"up to {_slots(outlook.held)} within a load time of {load}"
     number = _replicas(choice.replicas)
     enough = "is" if choice.replicas == 1 else "are"
@@ -158,7 +157,7 @@ def _inputs(policy: Policy, last: Sample | None, memory: Memory) -> dict[str, fl
         "forecast_slots": outlook.up,
         "forecast_band_slots": outlook.low,
         "hold_slots": outlook.held,
-        "quantile": DIALS[memory.trials.dial] if policy.mode is Mode.PREDICTIVE else None,
+        "quantile": memory.trials.quantile(policy) if policy.mode is Mode.PREDICTIVE else None,
         "service_seconds": memory.offered.service_seconds,
         "load_seconds": policy.load_seconds,
         "slots_per_replica": policy.slots,

@@ -88,7 +88,7 @@ def _closed(policy: Policy, memory: Memory, minute: Minute) -> Memory:
     trials = memory.trials.decided(minute, ups, holds, policy)
     hold = memory.hold.after(minute.peak, trials.turned != memory.trials.turned)
     if policy.mode is Mode.PREDICTIVE:
-        outlook = trials.outlook(minute.peak, ups)
+        outlook = trials.outlook(minute.peak, ups, policy)
     else:
         outlook = Outlook(minute.peak, minute.peak, hold.most)
     return replace(

@@ -4,8 +4,15 @@ Calm traffic and bursty traffic want different dials, and nobody should have to 
 are followed on what really came: when it would have asked for replicas, when they would have been ready, who would
 have waited. What that costs is what was paid for, and a price for each request that would have been late. This is the
 whole tuning; it goes on all the time.
+
+Dials that cost nearly the same are listened to together: what they say is averaged, the more of each the cheaper it was.
+What replicas cost is convex in their number, so the average costs at most the average of what they cost, mostly less,
+and which of two dials happens to be ahead when a surge comes is no matter of luck (exponential weights: N. Littlestone
+and M. Warmuth, "The weighted majority algorithm", Information and Computation 108, 1994).
 """
 
+import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,10 +21,23 @@ from preheat.decide.scaling.minutes import Minute
 from preheat.decide.scaling.policy import Policy
 
 LATE_PRICE = 12.0
-"""All requests late are as bad as twelve times the GPUs that the work needs: a point of attainment is worth 12 %."""
+"""All requests late are as bad as twelve times the GPUs that the work needs: a point of attainment is worth 12 %. For
+backlogs and for the keep-alive; dials have late_price."""
+DIAL_PRICE = 25.0
+"""The same for dials, where a load takes up to QUICK_SECONDS: a point of attainment is worth 25 %."""
+QUICK_SECONDS = 300.0
+SLOW_SECONDS = 2700.0
+PRICE_POWER = -0.33
+"""How it falls from there on, to 12.1 at SLOW_SECONDS: the longer a load, the less of what comes can be foreseen, and the
+more a point costs."""
 HALVES_MINUTES = 2880.0
 LOYALTY = 0.97
-"""Another dial has to be this much cheaper before it is listened to."""
+"""Another dial has to be this much cheaper before it speaks for all (in words)."""
+NEIGHBOURS = 2
+"""So many dials to each side of the one that speaks are listened to with it. All of them would not do: where nothing has
+happened yet, all have cost the same."""
+NEARLY = 0.04
+"""A dial that costs so much more than the cheapest one is listened to 1/e as much."""
 SCHOOL_MINUTES = 60
 """Before that nobody has shown anything."""
 PARTS = 6
@@ -99,7 +119,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Trials:
-    """All dials, and which of them is listened to."""
+    """All dials, and which of them speaks for those that are listened to."""
 
     trials: tuple[Trial, ...] = ()
     work: float = 0.0
@@ -140,20 +160,63 @@ class Trials:
         )
         return replace(after, dial=after._cheapest(policy))
 
-    def outlook(self, peak: float, point: Sequence[float]) -> Outlook:
-        """Return what the dial that is listened to makes of a minute with such a peak."""
-        return _outlook(self.dial, peak, point, self.trials[self.dial].hold)
+    def outlook(self, peak: float, point: Sequence[float], policy: Policy) -> Outlook:
+        """Return what the dials that are listened to make of a minute with such a peak."""
+        weights = self.weights(policy)
+        heard = [
+            (weight, _outlook(dial, peak, point, self.trials[dial].hold))
+            for dial, weight in enumerate(weights)
+            if weight
+        ]
+        return Outlook(
+            sum(weight * one.up for weight, one in heard),
+            sum(weight * one.low for weight, one in heard),
+            sum(weight * one.held for weight, one in heard),
+        )
 
-    def price(self, dial: int) -> float:
-        """Return what a dial's rules would have cost, in multiples of the work."""
+    def quantile(self, policy: Policy) -> float:
+        """Return how sure those that are listened to are, on the average."""
+        return sum(weight * sure for weight, sure in zip(self.weights(policy), DIALS, strict=True))
+
+    def weights(self, policy: Policy) -> tuple[float, ...]:
+        """Return how much each dial is listened to, 1 in all; while nobody has shown anything, only the first."""
+        if not self.has_learnt(policy):
+            return tuple(float(dial == self.dial) for dial in range(len(DIALS)))
+        heard = range(max(0, self.dial - NEIGHBOURS), min(len(DIALS), self.dial + NEIGHBOURS + 1))
+        prices = {dial: self.price(dial, policy) for dial in heard}
+        least = min(prices.values())
+        shares = {dial: math.exp((1 - price / least) / NEARLY) for dial, price in prices.items()}
+        return tuple(shares.get(dial, 0.0) / sum(shares.values()) for dial in range(len(DIALS)))
+
+    def price(self, dial: int, policy: Policy) -> float:
+        """Return what a dial's rules would have cost, in multiples of the work; more than 0."""
         trial = self.trials[dial]
-        return trial.cost / max(self.work, 1.0) + LATE_PRICE * trial.late / max(self.arrivals, 1.0)
+        late = trial.late / max(self.arrivals, 1.0)
+        return max(
+            trial.cost / max(self.work, 1.0) + late_price(policy.load_seconds) * late, sys.float_info.min
+        )
+
+    def has_learnt(self, policy: Policy) -> bool:
+        """Tell whether the dials have run for long enough to be compared."""
+        return bool(self.trials) and self.minutes >= SCHOOL_MINUTES + 2 * policy.horizon_minutes
 
     def _cheapest(self, policy: Policy) -> int:
-        if self.minutes < SCHOOL_MINUTES + 2 * policy.horizon_minutes:
+        if not self.has_learnt(policy):
             return self.dial
-        prices = [self.price(dial) * (LOYALTY if dial == self.dial else 1) for dial in range(len(DIALS))]
+        prices = [
+            self.price(dial, policy) * (LOYALTY if dial == self.dial else 1) for dial in range(len(DIALS))
+        ]
         return min(range(len(DIALS)), key=prices.__getitem__)
+
+
+def late_price(load_seconds: float) -> float:
+    """Return what all requests late would cost, in multiples of the GPUs that the work needs.
+
+    >>> late_price(60), late_price(300), round(late_price(2700), 1), late_price(7200) == late_price(2700)
+    (25.0, 25.0, 12.1, True)
+    """
+    load = min(max(load_seconds, QUICK_SECONDS), SLOW_SECONDS)
+    return DIAL_PRICE * math.pow(load / QUICK_SECONDS, PRICE_POWER)
 
 
 def _with(

@@ -265,6 +265,31 @@ def test_the_cheapest_dial_is_listened_to_once_there_is_something_to_tell() -> N
     assert young.decided(Minute(9, 8.0, 8.0, 1), same, same, policy).dial == young.dial
 
 
+def test_neighbours_of_the_dial_that_speaks_are_listened_to_the_more_the_cheaper_they_were() -> None:
+    policy = a_policy()
+    costs = [1.0] * 3 + [1.04, 1.0, 1.02, 1.08] + [1.0] * 3
+    trials = Trials(
+        tuple(Trial(cost=1e9 * cost) for cost in costs), work=1e9, arrivals=100.0, dial=4, minutes=500
+    )
+    weights = trials.weights(policy)
+    assert sum(weights) == pytest.approx(1.0)
+    assert [dial for dial, weight in enumerate(weights) if weight] == [2, 3, 4, 5, 6]
+    assert weights[2] == weights[4] > weights[5] > weights[3] > weights[6]
+    assert weights[3] / weights[4] == pytest.approx(math.exp(-1))
+    point = [float(dial) for dial in range(len(DIALS))]
+    assert trials.outlook(0.0, point, policy).up == pytest.approx(
+        sum(weight * dial for dial, weight in enumerate(weights))
+    )
+    assert DIALS[2] < trials.quantile(policy) < DIALS[6]
+
+
+@pytest.mark.parametrize(
+    "trials", [Trials(), Trials((Trial(cost=1.0),) * len(DIALS), minutes=5)], ids=["none", "young"]
+)
+def test_before_the_dials_can_be_compared_one_alone_is_listened_to(trials: Trials) -> None:
+    assert trials.weights(a_policy()) == tuple(float(dial == trials.dial) for dial in range(len(DIALS)))
+
+
 def test_a_projected_backlog_counts_each_load_under_way_once_and_when_it_is_ready() -> None:
     policy = a_policy(load=300.0)
     alone = Known(MONDAY, 15.0, 1.0, 8.0, 10.0, SERVICE_SECONDS, 1)
