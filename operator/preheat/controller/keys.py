@@ -1,16 +1,14 @@
 """Which caches there are, by the keys of their weights, and which Deployments mount them."""
 
-import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
-from preheat.api.constants import NODE_LABEL_PREFIX, SHARED_FOLDER
 from preheat.api.modelcache import ModelCache
 from preheat.api.parse import InvalidSpecError, parse
 from preheat.controller.view import Key, View
 from preheat.resources.caching import cache_key
 from preheat.resources.metadata import Manifest
-from preheat.resources.names import key_of_volume, volume_name
-from preheat.resources.weights import PUBLISHED
+from preheat.resources.names import volume_name
+from preheat.resources.weights import key_in_pod
 
 
 def serve_path(view: View, key: str) -> str:
@@ -34,36 +32,8 @@ def used_keys(view: View) -> frozenset[str]:
 
 
 def mounted_key(deployment: Manifest) -> str | None:
-    """Return the key of the cache whose weights a Deployment's pods mount: by volume, by folder of a claim, or by image."""
-    pod = ((deployment.get("spec") or {}).get("template") or {}).get("spec") or {}
-    for volume in pod.get("volumes") or ():
-        claim = str((volume.get("persistentVolumeClaim") or {}).get("claimName", ""))
-        if (key := key_of_volume(claim, "serve")) is not None:
-            return key
-    return next(iter(_shared_keys(pod)), None) or next(iter(_image_keys(pod)), None)
-
-
-_SHARED = re.compile(rf"{re.escape(SHARED_FOLDER)}/[^/]+/([0-9a-f]{{16}})/{PUBLISHED}")
-
-
-def _shared_keys(pod: Manifest) -> Iterator[str]:
-    """Return the keys in the folders of a claim that a pod's containers mount."""
-    for container in pod.get("containers") or ():
-        for mount in container.get("volumeMounts") or ():
-            found = _SHARED.fullmatch(str(mount.get("subPath", "")))
-            if found is not None:
-                yield found[1]
-
-
-def _image_keys(pod: Manifest) -> Iterator[str]:
-    """Return the keys in the labels of nodes that a pod asks for."""
-    affinity = (pod.get("affinity") or {}).get("nodeAffinity") or {}
-    needed = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
-    for term in needed.get("nodeSelectorTerms") or ():
-        for expression in term.get("matchExpressions") or ():
-            key = str(expression.get("key", ""))
-            if key.startswith(NODE_LABEL_PREFIX):
-                yield key.removeprefix(NODE_LABEL_PREFIX)
+    """Return the key of the cache whose weights a Deployment's pods mount."""
+    return key_in_pod(((deployment.get("spec") or {}).get("template") or {}).get("spec") or {})
 
 
 def cache_key_of(view: View, cache: Key) -> str | None:

@@ -68,9 +68,7 @@ def decide_avoidance(service: LLMDeployment, seen: ServiceObservation, now: date
 
 def _keys(service: LLMDeployment, seen: ServiceObservation) -> dict[str, str]:
     """Return the key of the weights of each revision, as node labels have it."""
-    of_cache = {cache.name: cache.status.key for cache in seen.caches if cache.status.key}
-    stored = stored_revisions(service, seen)
-    return {revision.id: key for revision in stored if (key := of_cache.get(revision.cache)) is not None}
+    return {r.id: key for r in stored_revisions(service, seen) if (key := r.key) is not None}
 
 
 def _holds(entry: AvoidedNodeStatus, there: dict[str, NodeView], now: datetime) -> bool:

@@ -46,7 +46,7 @@ from preheat.decide.target import Target
 from preheat.decide.traffic import Traffic
 from preheat.decide.traffic import events as events_of_traffic
 from preheat.decide.troubles import Trouble, sentence, trouble_of, what_to_do
-from preheat.decide.wish import ServiceObservation, Wish, runs, the_cache
+from preheat.decide.wish import ServiceObservation, Wish, runs, the_cache, why_never
 from preheat.resources.pod import selector
 from preheat.resources.weights import digest_in
 
@@ -179,7 +179,7 @@ def telling_plan(
     verdicts = [
         *say.summary(verdict, stuck=verdict.reason in STUCK),
         _accepted(service, wish),
-        _weights(service, cache),
+        _weights(service, seen, wish, cache),
         *pulled,
         _available(len(ready)),
         *_scaling(service, scaled, len(ready), now),
@@ -543,7 +543,13 @@ def _available(ready: int) -> Verdict:
     return Verdict(ConditionType.AVAILABLE, False, Reason.NOT_SERVING, "No replica answers.")
 
 
-def _weights(service: LLMDeployment, cache: ModelCache | None) -> Verdict:
+def _weights(
+    service: LLMDeployment, seen: ServiceObservation, wish: Wish, cache: ModelCache | None
+) -> Verdict:
+    """Say whether the wanted weights are where they should be, or that nobody fetches them."""
+    never = why_never(service, seen, wish)
+    if never is not None:
+        return Verdict(ConditionType.WEIGHTS_READY, False, Reason.WEIGHTS_FAILED, never)
     ready = (cache.status.ready_nodes or 0) if cache else 0
     desired = (cache.status.desired_nodes or 0) if cache else 0
     holds = cache is not None and desired > 0 and ready >= desired
@@ -665,10 +671,10 @@ def _look_at_weights(at: _Look) -> Telling | None:
     if wish.replicas == 0:
         return None
     if cache is None:
-        if wish.makes_cache:
-            return _not_ready(Reason.WEIGHTS_FETCHING, f"ModelCache {wish.cache} is being made."), None
-        words = f"ModelCache {wish.cache} is gone, and this revision's pods need it: make it again, or change the spec."
-        return _not_ready(Reason.WEIGHTS_FAILED, words), None
+        never = why_never(at.service, at.seen, wish)
+        if never is not None:
+            return _not_ready(Reason.WEIGHTS_FAILED, never), None
+        return _not_ready(Reason.WEIGHTS_FETCHING, f"ModelCache {wish.cache} is being made."), None
     status = cache.status
     ready, desired = status.ready_nodes or 0, status.desired_nodes or 0
     if wish.resolved and digest_in(status.resolved_revision) not in {"", wish.resolved}:

@@ -69,6 +69,8 @@ class Wish:
     revisions: tuple[Revision, ...]
     """The wanted revision, once per GPU type that gets replicas; none while nobody knows which image a tag is."""
     cache: str
+    key: str
+    """The key of the weights that it needs. A cache of that name with another key holds others."""
     makes_cache: bool
     resolved: str = ""
     """The digest of the image with the weights, where they are in one."""
@@ -125,10 +127,12 @@ def make_wish(
     replicas = desired_replicas(service, scaled)
     same = {revision.gpu_type: revision for revision in stored if revision.id == identity}
     cache, makes_cache = _cache(service, seen, next((r.cache for r in same.values()), None))
-    split = _split(service, seen, identity, replicas, cache, now)
+    key = _key(service, cache, same.values())
+    found = _holder(seen, cache, key)
+    split = _split(service, seen, identity, replicas, found, now)
     used = [gpu for gpu, share in split.shares.items() if share > 0] or [service.spec.hardware.gpu.types[0]]
-    number, resolved = _number(target, stored), _resolved(service, seen, same.values(), cache)
-    # Of an old version nobody knows the source of its cache: what is there is used as it is.
+    number, resolved = _number(target, stored), _resolved(service, same.values(), found)
+    # Of an old version nobody knows the source of its cache: it cannot be made.
     makes_cache = makes_cache and not (target.going_back and all(r.spec is None for r in same.values()))
     revisions = []
     for gpu_type in used:
@@ -151,6 +155,7 @@ def make_wish(
         split,
         tuple(revisions),
         cache,
+        key,
         makes_cache,
         resolved or "",
         forecast,
@@ -159,13 +164,17 @@ def make_wish(
 
 
 def _split(
-    service: LLMDeployment, seen: ServiceObservation, identity: str, replicas: int, cache: str, now: datetime
+    service: LLMDeployment,
+    seen: ServiceObservation,
+    identity: str,
+    replicas: int,
+    cache: ModelCache | None,
+    now: datetime,
 ) -> Split:
     """Return how replicas are split over GPU types. Those on weights that were put aside are the first to be too many."""
-    found = next((c for c in seen.caches if c.name == cache), None)
-    wrong = (found.status.quarantined if found is not None else None) or []
+    wrong = (cache.status.quarantined if cache is not None else None) or []
     bad = {pod.name for pod in seen.pods if runs_on_quarantined(pod, wrong)} if wrong else frozenset()
-    warming = _warming(found, seen) if len(service.spec.hardware.gpu.types) > 1 else frozenset()
+    warming = _warming(cache, seen) if len(service.spec.hardware.gpu.types) > 1 else frozenset()
     return split_over_types(
         service, replicas, seen.nodes, seen.deployments, seen.pods, identity, now, bad, warming
     )
@@ -211,7 +220,9 @@ def scale(service: LLMDeployment, seen: ServiceObservation, now: datetime) -> Ou
         return None
     live = [pod for pod in seen.pods if not pod.deleting]
     used = service.status.cache
-    cache = next((cache for cache in seen.caches if used and cache.name == used.name), None)
+    cache = next(
+        (c for c in seen.caches if used and c.name == used.name and caching.same_source(c, service)), None
+    )
     # The weights are on as many nodes as they should be: the next replica finds them there.
     near = cache is not None and (cache.status.ready_nodes or 0) >= max(1, cache.status.desired_nodes or 0)
     following = NextLoad(
@@ -223,16 +234,14 @@ def scale(service: LLMDeployment, seen: ServiceObservation, now: datetime) -> Ou
     return decide_scaling(service, seen.scaling, live, following, now)
 
 
-def _resolved(
-    service: LLMDeployment, seen: ServiceObservation, same: Iterable[Revision], cache: str
-) -> str | None:
+def _resolved(service: LLMDeployment, same: Iterable[Revision], cache: ModelCache | None) -> str | None:
     """Return the digest of the image that pods name: None while a tag is not resolved, empty in other modes.
 
     What a revision pins stays, whatever the tag stands for when its cache is made again.
     """
     if service.spec.cache.mode is not CacheMode.IMAGE:
         return ""
-    told = next((c.status.resolved_revision for c in seen.caches if c.name == cache), None)
+    told = cache.status.resolved_revision if cache is not None else None
     known = (*(revision.resolved for revision in same), service.spec.model.uri, told)
     return next((digest for text in known if (digest := digest_in(text))), None)
 
@@ -253,7 +262,9 @@ def _number(target: Target, stored: Sequence[Revision]) -> int:
 def _cache(service: LLMDeployment, seen: ServiceObservation, pinned: str | None) -> tuple[str, bool]:
     """Return the name of the ModelCache to use, and whether it is ours to make.
 
-    A cache that somebody made ahead of time with the very same source is used as it is.
+    A cache that somebody made ahead of time with the very same source is used as it is. What a revision pins stays, also where
+    that cache is gone or holds other weights by now: its pods mount the weights of that very one, and with another claim in
+    their template all would start again at once. Only another revision may have them fetched under a name of our own.
     """
     own = names.cache_name(service.name, serving.cache_source(service), serving.cache_storage(service))
     made_ahead = (
@@ -265,6 +276,14 @@ def _cache(service: LLMDeployment, seen: ServiceObservation, pinned: str | None)
     return name, name == own
 
 
+def _key(service: LLMDeployment, cache: str, same: Iterable[Revision]) -> str:
+    """Return the key of the weights that are wanted: of those that the revision's pods mount, or would."""
+    pinned = next((key for revision in same if (key := revision.key) is not None), None)
+    return pinned or names.cache_key(
+        service.namespace, cache, serving.cache_source(service), serving.cache_storage(service)
+    )
+
+
 def ready_nodes(wish: Wish, seen: ServiceObservation) -> int:
     """Return on how many nodes the wanted weights are complete."""
     cache = the_cache(wish, seen)
@@ -272,8 +291,29 @@ def ready_nodes(wish: Wish, seen: ServiceObservation) -> int:
 
 
 def the_cache(wish: Wish, seen: ServiceObservation) -> ModelCache | None:
-    """Return the cache with the wanted weights, None while it is not there."""
-    return next((cache for cache in seen.caches if cache.name == wish.cache), None)
+    """Return the cache with the wanted weights, None while it is not there, or one of its name holds others."""
+    return _holder(seen, wish.cache, wish.key)
+
+
+def _holder(seen: ServiceObservation, name: str, key: str) -> ModelCache | None:
+    return next((c for c in seen.caches if c.name == name and caching.cache_key(c) == key), None)
+
+
+def why_never(service: LLMDeployment, seen: ServiceObservation, wish: Wish) -> str | None:
+    """Say why nobody fetches the wanted weights: a person's cache is gone or holds others. None while somebody does, or has."""
+    if wish.makes_cache or the_cache(wish, seen) is not None:
+        return None
+    other = next((cache for cache in seen.caches if cache.name == wish.cache), None)
+    if other is None:
+        return f"ModelCache {wish.cache} is gone, and this revision's pods need it: make it again, or change the spec."
+    # Of a revision that is gone back to the spec of now may not tell what it needs.
+    is_known = _key(service, wish.cache, ()) == wish.key
+    needed = f" ({service.spec.model.uri})" if is_known else ""
+    return (
+        f"ModelCache {wish.cache} holds other weights ({other.spec.source.uri}) than revision {wish.id} needs{needed}: it was "
+        "made again with another source or storage. Delete it and make it again with those that it had, or change the "
+        "LLMDeployment: a new revision has its weights fetched."
+    )
 
 
 def runs(view: DeploymentView, pod: PodView) -> bool:

@@ -41,7 +41,7 @@ from preheat.resources.metadata import Manifest, child, stamped
 from preheat.resources.overlay import overlay
 from preheat.resources.pod import container_security, pod_template, selector
 from preheat.resources.template_check import check_template
-from preheat.resources.weights import weights_of
+from preheat.resources.weights import key_in_pod, weights_of
 
 MARKS = (ANNOTATION_VERDICT, ANNOTATION_SERVED, ANNOTATION_SOAKED, ANNOTATION_BASELINE)
 """What is remembered of a revision. Its data cannot change; its annotations can."""
@@ -89,6 +89,11 @@ class Revision:
     def claim(self) -> str:
         """The name of the claim through which pods reach them; empty for an image."""
         return str(self.data["claim"])
+
+    @property
+    def key(self) -> str | None:
+        """The key of the cache that its pods reach, whatever a cache of that name holds now; None where they do not tell."""
+        return names.key_of_volume(self.claim, "serve") or key_in_pod(self.template.get("spec") or {})
 
     def gpus(self, resource: str) -> int:
         """Return how many of a resource one replica holds."""

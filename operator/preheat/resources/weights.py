@@ -8,7 +8,7 @@ Image   an image by its digest, never pulled for a pod: the pods' own node affin
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from preheat.api.constants import NODE_LABEL_PREFIX, NODE_LABEL_READY, SHARED_FOLDER
@@ -67,6 +67,38 @@ def _claimed(claim: str) -> Manifest:
 def shared_folder(namespace: str, key: str) -> str:
     """Return the folder of a cache on a shared volume, laid out as a node's disk: claims of two namespaces may share one."""
     return f"{SHARED_FOLDER}/{namespace}/{key}"
+
+
+def key_in_pod(pod: Manifest) -> str | None:
+    """Return the key of the cache whose weights a pod mounts, by volume, by folder of a claim, or by image: None for none."""
+    for volume in pod.get("volumes") or ():
+        claim = str((volume.get("persistentVolumeClaim") or {}).get("claimName", ""))
+        if (key := names.key_of_volume(claim, "serve")) is not None:
+            return key
+    return next(_shared_keys(pod), None) or next(_image_keys(pod), None)
+
+
+_SHARED = re.compile(rf"{re.escape(SHARED_FOLDER)}/[^/]+/([0-9a-f]{{16}})/{PUBLISHED}")
+
+
+def _shared_keys(pod: Manifest) -> Iterator[str]:
+    """Return the keys in the folders of a claim that a pod's containers mount."""
+    for container in pod.get("containers") or ():
+        for mount in container.get("volumeMounts") or ():
+            found = _SHARED.fullmatch(str(mount.get("subPath", "")))
+            if found is not None:
+                yield found[1]
+
+
+def _image_keys(pod: Manifest) -> Iterator[str]:
+    """Return the keys in the labels of nodes that a pod asks for."""
+    affinity = (pod.get("affinity") or {}).get("nodeAffinity") or {}
+    needed = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    for term in needed.get("nodeSelectorTerms") or ():
+        for expression in term.get("matchExpressions") or ():
+            key = str(expression.get("key", ""))
+            if key.startswith(NODE_LABEL_PREFIX):
+                yield key.removeprefix(NODE_LABEL_PREFIX)
 
 
 def image_reference(uri: str, digest: str) -> str:

@@ -20,8 +20,9 @@ from preheat.resources import names, serving
 from tests.builders import a_cache, a_node, a_pod, a_service
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-KEY = "0123456789abcdef"
 SERVICE = a_service(replicas=2)
+CACHE = names.cache_name(SERVICE.name, serving.cache_source(SERVICE))
+KEY = names.cache_key("default", CACHE, serving.cache_source(SERVICE))
 CONFIG = OperatorConfig()
 
 
@@ -41,7 +42,6 @@ def pod(name: str, node: str, *, ready: bool = True) -> PodView:
 
 def observe(nodes: dict[str, str], *pods: PodView) -> ServiceObservation:
     """Nodes with the value of their label."""
-    cache = names.cache_name(SERVICE.name, serving.cache_source(SERVICE))
     held = [
         a_node(name, caches=frozenset({KEY}), avoided=frozenset({KEY} if value == "avoided" else ()))
         for name, value in nodes.items()
@@ -50,7 +50,7 @@ def observe(nodes: dict[str, str], *pods: PodView) -> ServiceObservation:
         nodes=held,
         deployments=[],
         pods=pods,
-        caches=[a_cache(cache, status={"key": KEY, "readyNodes": 2, "desiredNodes": 2})],
+        caches=[a_cache(CACHE, status={"key": KEY, "readyNodes": 2, "desiredNodes": 2})],
         children=[revision()],
     )
 

@@ -13,6 +13,7 @@ from preheat.decide.quarantine import Mount, runs_on_quarantined, still_quaranti
 from preheat.decide.renewal import Renewal, renew
 from preheat.decide.victims import COST
 from preheat.decide.wish import ServiceObservation, Wish
+from preheat.resources.caching import cache_key
 
 from tests.builders import a_cache, a_pod
 
@@ -34,11 +35,9 @@ def step(*pods: PodView, replicas: int = 1, asked: int = 1, copies: int = 1, ref
     cache = a_cache("c", status={"readyNodes": copies, "desiredNodes": 1, "quarantined": nodes})
     deployment = DeploymentView("d", "r", "nvidia-l4", asked, refused)
     seen = ServiceObservation([], [deployment], pods, [cache], [])
-    return renew(
-        "default",
-        seen,
-        Wish(replicas, "r", Split({GPUType("nvidia-l4"): replicas}), (), "c", makes_cache=True),
-    )
+    split = Split({GPUType("nvidia-l4"): replicas})
+    wish = Wish(replicas, "r", split, (), "c", cache_key(cache), makes_cache=True)
+    return renew("default", seen, wish)
 
 
 def played(replicas: int, gpus: int, *pods: PodView) -> list[int]:

@@ -18,7 +18,6 @@ from preheat.decide.loads import expected
 from preheat.decide.observed import PodView
 from preheat.decide.target import Target, as_it_was, choose_target, is_soaked
 from preheat.decide.wish import ServiceObservation, Wish, the_cache
-from preheat.resources.caching import same_source
 from preheat.resources.serving import Revision
 
 COMPARE_SECONDS = 15.0
@@ -89,7 +88,7 @@ def _without_weights(
     what it tells then is as old as that verdict. ``_deletions`` has ours made anew.
     """
     cache = the_cache(wish, seen)
-    if cache is None or wish.replicas == 0 or back.cache == cache.name or not same_source(cache, service):
+    if cache is None or wish.replicas == 0 or back.cache == cache.name:
         return None
     if cache.uid in condemned_caches(stored):
         return None
