@@ -314,8 +314,7 @@ async def test_a_ready_replica_ends_it_whatever_is_refused_meanwhile(
         await asyncio.sleep(5)
         assert addresses(kube) == ["10.9.0.1", "10.9.0.2"]
         if what == "the spec":
-            times = [{"start": "08:00", "end": "18:00", "minReplicas": 1, "timeZone": "Europe/Nowhere"}]
-            kube.put(example(replicas=0, scaling={**SCALING, "schedules": times}))
+            kube.put(example(replicas=0, scaling=SCALING, health={"canary": {"expect": "(unclosed"}}))
         else:
             kube.refuses["apply Deployment"] = InvalidSpec("422 a policy says no")
             kube.put(example(replicas=0, scaling=SCALING, health={"stallSeconds": 900}))

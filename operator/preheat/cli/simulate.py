@@ -14,7 +14,7 @@ from preheat.api.parse import InvalidSpecError, parse
 from preheat.cli import chart, traces
 from preheat.cli.replay import Replay, Result, Scaler, least_gpu_seconds
 from preheat.cli.traces import Drawing, InvalidTraceError
-from preheat.decide.autoscale import make_policy, slots_of
+from preheat.decide.autoscale import make_policy, skipped_schedules, slots_of
 from preheat.decide.loads import RECENT, SPREAD, Expected, Phases, expected
 from preheat.decide.scaling import Policy
 from preheat.decide.text import duration
@@ -90,6 +90,9 @@ async def run(arguments: argparse.Namespace) -> int:
         if service.spec.scaling.mode is ScalingMode.EXTERNAL:
             print(external(service), file=sys.stderr)
             return 1
+        if (problem := skipped_schedules(service)) is not None:
+            print(f"kubectl preheat simulate: {problem}", file=sys.stderr)
+            return 2
         load, source = load_of(service, arguments.load_seconds)
         drawing = Drawing(arguments.seed, arguments.share, arguments.speed, arguments.request_seconds)
         trace = traces.read(arguments.trace, drawing)

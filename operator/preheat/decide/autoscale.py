@@ -46,7 +46,6 @@ from preheat.decide.scaling.policy import HEADS_UP_SECONDS
 from preheat.decide.scaling.schedule import floor
 from preheat.decide.scaling.season import WEEK_SLOTS
 from preheat.decide.signals import Look
-from preheat.errors import InvalidSpec
 
 ASK_SECONDS = 15.0
 """How often agents are asked how much their model is asked."""
@@ -139,6 +138,8 @@ class Outcome:
     """Until when somebody may come again whom the front turned away, Unix seconds."""
     learnt_slots: int = 0
     """Ten minutes of the last week that this pass learnt of a Prometheus."""
+    skipped: str | None = None
+    """Which schedules cannot be followed and why, in words; None where all are."""
 
     @property
     def replicas(self) -> int:
@@ -163,7 +164,7 @@ def decide_scaling(
 ) -> Outcome:
     """Return how many replicas there should be now. What is not known moves nothing, but for a schedule.
 
-    ``pods``: the live ones of every revision. Raises InvalidSpec for a time zone that nobody knows.
+    ``pods``: the live ones of every revision.
     """
     load = loads.expected(
         service.status.load_times,
@@ -209,6 +210,7 @@ def decide_scaling(
         scraped_since=scraped_since,
         come_again_at=come_again_at,
         learnt_slots=learnt,
+        skipped=skipped_schedules(service),
     )
 
 
@@ -287,7 +289,7 @@ def _come_again_at(seen: ScalingObservation, load: Expected, now: datetime) -> f
 
 
 def make_policy(service: LLMDeployment, load: Expected, slots: float, now: datetime) -> Policy:
-    """Return what the policy has to know of an LLMDeployment. Raises InvalidSpec for a time zone that nobody knows."""
+    """Return what the policy has to know of an LLMDeployment. A schedule in a time zone that nobody knows is no part of it."""
     scaling = service.spec.scaling
     least = scaling.min_replicas if scaling.scale_to_zero else max(1, scaling.min_replicas)
     return Policy(
@@ -297,7 +299,26 @@ def make_policy(service: LLMDeployment, load: Expected, slots: float, now: datet
         load=LoadTime(load.p50_seconds, load.p90_seconds),
         late_seconds=float(scaling.late_after_seconds or LATE_SECONDS),
         mode=Mode(scaling.mode.value),
-        schedules=tuple(_in_utc(schedule, now) for schedule in scaling.schedules),
+        schedules=tuple(
+            _in_utc(schedule, zone, now)
+            for schedule in scaling.schedules
+            if (zone := _zone(schedule.time_zone)) is not None
+        ),
+    )
+
+
+def skipped_schedules(service: LLMDeployment) -> str | None:
+    """Say which schedules are skipped, as nobody knows their time zone: None where there is none such.
+
+    The schema cannot know all zones: a name is mistyped, or newer than the database that the operator has.
+    """
+    named = dict.fromkeys(schedule.time_zone for schedule in service.spec.scaling.schedules)
+    unknown = [repr(name) for name in named if _zone(name) is None]
+    if not unknown:
+        return None
+    return (
+        f"`scaling.schedules`: nobody knows the time zone {' or '.join(unknown)}: name one as the IANA database has "
+        "it, for example Europe/Berlin or UTC"
     )
 
 
@@ -309,15 +330,16 @@ def policy_bounded(policy: Policy, replicas: int) -> int:
 _DAYS = tuple(Day)
 
 
-def _in_utc(schedule: ScheduleSpec, now: datetime) -> Window:
-    """Return a schedule's window as minutes of the day in UTC, as they are the time that it holds now or will hold next."""
+def _zone(name: str) -> ZoneInfo | None:
     try:
-        begins, ends = _occurrence(schedule, ZoneInfo(schedule.time_zone), now)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise InvalidSpec(
-            f"`scaling.schedules`: nobody knows the time zone {schedule.time_zone!r}: name one as the IANA database has "
-            "it, for example Europe/Berlin or UTC"
-        ) from error
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return None
+
+
+def _in_utc(schedule: ScheduleSpec, zone: ZoneInfo, now: datetime) -> Window:
+    """Return a schedule's window as minutes of the day in UTC, as they are the time that it holds now or will hold next."""
+    begins, ends = _occurrence(schedule, zone, now)
     start = _minutes(schedule.start) - _ahead(begins)
     # A night in which clocks go back may make a day of more than 24 hours.
     longer = (ends.astimezone(UTC) - begins.astimezone(UTC)).total_seconds() >= 60 * _DAY_MINUTES

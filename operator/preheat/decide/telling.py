@@ -176,9 +176,10 @@ def telling_plan(
             *_as_told(before, ConditionType.PAGE_CACHE_FILLED),
         ]
     )
+    accepted = _accepted(service, wish, scaled)
     verdicts = [
         *say.summary(verdict, stuck=verdict.reason in STUCK),
-        _accepted(service, wish),
+        accepted,
         _weights(service, seen, wish, cache),
         *pulled,
         _available(len(ready)),
@@ -228,6 +229,7 @@ def telling_plan(
             *(e for e in say.events(verdicts, before.conditions, BAD) if e.reason not in _OF_ROLLOUTS),
             *_changes(before, scaled),
             *_in_vain(service, wish),
+            *_skipped(before, accepted),
             *_quarantined(before, renewal),
             *_news(before, special),
             *_turns(before, going_back),
@@ -492,8 +494,11 @@ def _serving_revision(wish: Wish, ready: Sequence[PodView]) -> str | None:
     return min(revisions, default=None)
 
 
-def _accepted(service: LLMDeployment, wish: Wish) -> Verdict:
-    """Say that the spec is valid, and what overrules spec.replicas."""
+def _accepted(service: LLMDeployment, wish: Wish, scaled: Outcome | None) -> Verdict:
+    """Say that the spec is valid, and what overrules spec.replicas; or which schedules are skipped, as if they were not there."""
+    if scaled is not None and scaled.skipped is not None:
+        words = f"{scaled.skipped}. Such a schedule is skipped, and everything else goes on."
+        return Verdict(ConditionType.ACCEPTED, False, Reason.INVALID_SPEC, words)
     words, scaling = "The spec is valid.", service.spec.scaling
     bound = _bound(service, wish)
     if scaling.mode is not ScalingMode.EXTERNAL:
@@ -503,6 +508,14 @@ def _accepted(service: LLMDeployment, wish: Wish) -> Verdict:
     elif bound is not None:
         words += f" {bound.message}"
     return Verdict(ConditionType.ACCEPTED, True, Reason.VALID, words)
+
+
+def _skipped(before: LLMDeploymentStatus, accepted: Verdict) -> list[EventDraft]:
+    """Return an Event for what of the spec is skipped, once: the status tells of it from then on."""
+    known = [c.message for c in before.conditions if c.type == ConditionType.ACCEPTED]
+    if accepted.holds or accepted.message[: say.MESSAGE_LIMIT] in known:
+        return []
+    return [EventDraft(accepted.reason, accepted.message, warning=True)]
 
 
 def _bound(service: LLMDeployment, wish: Wish) -> EventDraft | None:

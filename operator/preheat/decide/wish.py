@@ -212,10 +212,7 @@ def _deployment(service: LLMDeployment, seen: ServiceObservation, name: str) -> 
 
 
 def scale(service: LLMDeployment, seen: ServiceObservation, now: datetime) -> Outcome | None:
-    """Return how many replicas Preheat decides that there should be, None where somebody else decides.
-
-    Raises InvalidSpec for a schedule in a time zone that nobody knows.
-    """
+    """Return how many replicas Preheat decides that there should be, None where somebody else decides."""
     if seen.scaling is None:
         return None
     live = [pod for pod in seen.pods if not pod.deleting]

@@ -178,6 +178,15 @@ async def test_where_somebody_else_decides_it_says_what_to_set(
     assert "set spec.scaling.mode to Predictive" in capsys.readouterr().err
 
 
+async def test_a_schedule_that_would_be_skipped_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hours = '{start: "08:00", end: "18:00", minReplicas: 2, timeZone: Mars/Olympus}'
+    spec = f"{{mode: Predictive, minReplicas: 1, maxReplicas: 8, schedules: [{hours}]}}"
+    assert await simulate.run(asked(tmp_path, spec)) == 2
+    assert "nobody knows the time zone 'Mars/Olympus'" in capsys.readouterr().err
+
+
 async def test_a_bad_trace_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert await simulate.run(asked(tmp_path, PREDICTIVE, "minute,requests\nx,1\n")) == 2
     assert "line 2: minute is 'x'" in capsys.readouterr().err

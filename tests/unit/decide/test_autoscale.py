@@ -33,7 +33,7 @@ from preheat.decide.capacity import (
     shortage,
 )
 from preheat.decide.loads import expected
-from preheat.decide.observed import MOST, AgentReport, AgentState, Reading
+from preheat.decide.observed import MOST, AgentReport, AgentState, HealingReport, Reading
 from preheat.decide.plan import Apply, Plan
 from preheat.decide.scaling import Alternative, Memory, Policy, Recommendation, Sample
 from preheat.decide.scaling.flight import has_just_begun
@@ -41,7 +41,6 @@ from preheat.decide.scaling.schedule import floor
 from preheat.decide.serving import decide_service
 from preheat.decide.signals import Look
 from preheat.decide.wish import ServiceObservation
-from preheat.errors import InvalidSpec
 
 from tests.builders import a_node, a_pod, a_service, merged
 
@@ -369,9 +368,26 @@ def test_a_night_in_which_clocks_go_back_moves_a_schedule_once(
     assert [now for (_, old), (now, new) in itertools.pairwise(asked) if new != old] == changes
 
 
-def test_a_time_zone_that_nobody_knows_is_refused_with_what_to_do() -> None:
-    with pytest.raises(InvalidSpec, match="'Mars/Olympus': name one as the IANA database has it"):
-        decide(scaled(**schedule(timeZone="Mars/Olympus")))
+ON_MARS = {"start": "00:00", "end": "23:59", "minReplicas": 6, "timeZone": "Mars/Olympus"}
+ON_EARTH = {"start": "00:00", "end": "23:59", "minReplicas": 3}
+
+
+@pytest.mark.parametrize(
+    ("zones", "told"),
+    [
+        ([], None),
+        (["UTC", "Europe/Berlin"], None),
+        (["Mars/Olympus"], "'Mars/Olympus': name one as the IANA database has it"),
+        (["UTC", "Mars/Olympus", "Mars/Olympus", "Europe"], "zone 'Mars/Olympus' or 'Europe': name one"),
+    ],
+)
+def test_a_schedule_in_a_time_zone_that_nobody_knows_is_skipped_and_no_other(
+    zones: list[str], told: str | None
+) -> None:
+    service = scaled(scaling={"schedules": [{**ON_MARS, "timeZone": zone} for zone in zones]})
+    found = decide(service)
+    assert len(found.policy.schedules) == len([z for z in zones if z in {"UTC", "Europe/Berlin"}])
+    assert (found.skipped is None) if told is None else (told in (found.skipped or ""))
 
 
 def test_there_is_room_for_what_others_of_ours_do_not_hold() -> None:
@@ -437,6 +453,50 @@ def test_the_number_goes_to_the_deployment_and_to_the_weights_and_is_told(say: A
     conditions = {c["type"]: c for c in plan.status["conditions"]}
     assert conditions["ScalingActive"]["status"] == "True"
     assert "spec.scaling.mode is Predictive" in conditions["Accepted"]["message"]
+
+
+def test_of_two_schedules_the_one_that_can_be_followed_is_and_the_other_is_told_once() -> None:
+    spec: dict[str, Any] = {"scaling": {"schedules": [ON_MARS, ON_EARTH]}}
+    plan = plan_of(scaled(**spec), look=a_look())
+    (deployment,) = [m for m in applied(plan).values() if m["kind"] == "Deployment"]
+    assert deployment["spec"]["replicas"] == 3
+    assert plan.status is not None
+    accepted, ready, stalled = (
+        next(c for c in plan.status["conditions"] if c["type"] == kind)
+        for kind in ("Accepted", "Ready", "Stalled")
+    )
+    assert (accepted["status"], accepted["reason"]) == ("False", "InvalidSpec")
+    assert accepted["message"] == (
+        "`scaling.schedules`: nobody knows the time zone 'Mars/Olympus': name one as the IANA database has it, for example "
+        "Europe/Berlin or UTC. Such a schedule is skipped, and everything else goes on."
+    )
+    assert (ready["reason"], stalled["status"]) == ("WeightsFetching", "False"), "what is under way is told"
+    (event,) = [event for event in plan.events if event.reason == "InvalidSpec"]
+    assert (event.warning, event.message) == (True, accepted["message"])
+    again = plan_of(scaled(plan.status, **spec), look=a_look())
+    assert [event for event in again.events if event.reason == "InvalidSpec"] == []
+    mended = plan_of(scaled(plan.status, scaling={"schedules": [ON_EARTH]}), look=a_look())
+    assert mended.status is not None
+    assert next(c for c in mended.status["conditions"] if c["type"] == "Accepted")["status"] == "True"
+
+
+def test_a_schedule_that_is_skipped_keeps_no_replica_from_being_healed() -> None:
+    ill = AgentReport(AgentState.HEALING, "CanaryFailed", "no Paris", 0, 0, None,
+                      healing=HealingReport(10, 0, 5, waits=True))  # fmt: skip
+    pods = [a_pod("ill", report=ill), a_pod("well", ready=True)]
+    seen = ServiceObservation([a_node()], (), pods, (), (), scaling=an_observation())
+    plan = decide_service(scaled(scaling={"schedules": [ON_MARS]}), seen, OperatorConfig(), NOW)
+    assert len(plan.advice) == 1
+
+
+def test_many_time_zones_that_nobody_knows_are_told_once_as_well() -> None:
+    """A condition has room for 1024 characters: what is told is not what was said."""
+    zones = [f"Mars/{letter * 59}" for letter in "abcdefghijklmnop"]
+    spec: dict[str, Any] = {"scaling": {"schedules": [{**ON_MARS, "timeZone": zone} for zone in zones]}}
+    plan = plan_of(scaled(**spec), look=a_look())
+    assert "InvalidSpec" in [event.reason for event in plan.events]
+    again = plan_of(scaled(plan.status, **spec), look=a_look())
+    assert "InvalidSpec" not in [event.reason for event in again.events]
 
 
 def test_what_is_measured_and_decided_has_metrics_and_what_is_unknown_has_none(say: Any) -> None:
