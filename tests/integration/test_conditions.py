@@ -42,7 +42,8 @@ def told(api: API, kind: str, name: str, reason: str, what: str, *words: str) ->
 
 @contextmanager
 def a_quota(api: API) -> Iterator[None]:
-    """A namespace in which no pod may be made."""
+    """A namespace in which no pod may be made, and none is: what other tests left takes its time to go."""
+    api.until("no pods", lambda: not api.kubectl("get", "pods", "-o", "name").split(), 60)
     quota = {"metadata": {"name": "none", "namespace": "default"}, "spec": {"hard": {"pods": "0"}}}
     api.apply({"apiVersion": "v1", "kind": "ResourceQuota", **quota})
     spec = {"containers": [{"name": "a", "image": "a"}]}

@@ -52,7 +52,8 @@ def test_all_that_it_makes_it_takes_away_again(api: API, node: str) -> None:
                 lambda k=kind, n=name: len(now := _names(api, k)) == 1 and n not in now,
             )
 
-        api.until("a warmer of the new cache", lambda: len(_jobs(api)) == 1)
+        # The old one's Job is for Kubernetes to take away, which takes its time after definitions came or went.
+        api.until("only a warmer of the new cache", lambda: len(_jobs(api)) == 1, 60)
         complete_warmers(api)
         api.until("the node's label", lambda: _labels(api, node))
 

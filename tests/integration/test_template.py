@@ -215,14 +215,14 @@ def test_the_same_template_is_written_once(api: API, node: str) -> None:
     with api.operator():
         api.apply(a_service("once", template=template))
         api.until("a Deployment", lambda: _deployment(api, "once"))
-        before = (_deployment(api, "once") or {})["metadata"]["resourceVersion"]
+        before = _at_rest(api, "once")
         for poke in range(3):
             api.kubectl("annotate", "--overwrite", "llmd", "once", f"poke={poke}")
             seen = (api.get("llmd", "once") or {})["metadata"]["generation"]
             api.until(
                 "a pass", lambda seen=seen: api.condition("llmd", "once").get("observedGeneration") == seen
             )
-        assert (_deployment(api, "once") or {})["metadata"]["resourceVersion"] == before
+        assert _at_rest(api, "once") == before
         api.kubectl("delete", "llmd", "once")
 
 
@@ -232,6 +232,18 @@ def test_explain_tells_what_is_merged_and_what_is_refused(api: API) -> None:
     assert "Refused: it follows from how long a drain may take: use spec.runtime.drainSeconds" in text
     deep = api.kubectl("explain", "llmdeployment.spec.template.spec.containers.env.valueFrom.secretKeyRef")
     assert "optional" in deep
+
+
+def _at_rest(api: API, name: str) -> str:
+    """Return a Deployment's version once Kubernetes' own controller has nothing more to write to its status."""
+    seen: list[str] = []
+
+    def rests() -> bool:
+        seen.append((_deployment(api, name) or {})["metadata"]["resourceVersion"])
+        return len(seen) >= 20 and len(set(seen[-20:])) == 1
+
+    api.until("a Deployment at rest", rests, 60)
+    return seen[-1]
 
 
 def _deployment(api: API, name: str) -> dict[str, Any] | None:

@@ -106,7 +106,9 @@ async def test_at_zero_clients_are_sent_to_the_front_and_nothing_more_is_written
         written = [write for write in kube.writes[done:] if write != "apply ControllerRevision"]
         assert written == [], "quiet writes nothing but the scaler's memory, every ten minutes"
         assert len(kube.writes) - done <= 1
-        assert sidecars.fronts_asked - asked <= RESYNC_SECONDS + 1, "once in two seconds, and once at both ends"
+        assert sidecars.fronts_asked - asked <= RESYNC_SECONDS + 1, (
+            "once in two seconds, and once at both ends"
+        )
 
 
 async def test_who_comes_wakes_it_within_seconds_and_a_ready_replica_ends_it(
