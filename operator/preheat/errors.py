@@ -4,6 +4,8 @@ PreheatError
 ├─ InvalidSpec        the user must change something   -> condition Accepted=False, wait for a change
 ├─ Unavailable        a peer failed or throttled us    -> back off, last status kept
 │  ├─ NotYet          it does not know our kinds yet  -> the same, and nothing is said
+│  ├─ Forbidden       the API server lets it not pass -> the same, its other work as usual
+│  │  └─ Denied       a webhook or a policy says no  -> the same; a status that is denied is told of by an Event
 │  ├─ NotInstalled    no such kind in this cluster     -> there is none of it; the next pass goes without
 │  └─ Leaving         a child is being deleted        -> the same; said when it takes longer than a moment
 ├─ NotOwned           the name is taken by a stranger  -> condition with its name, look again soon
@@ -14,6 +16,8 @@ anything else         a bug                            -> traceback in the log, 
 from datetime import datetime
 
 __all__ = [
+    "Denied",
+    "Forbidden",
     "GoingAway",
     "InvalidSpec",
     "Leaving",
@@ -38,6 +42,14 @@ class Unavailable(PreheatError):  # noqa: N818
 
     again_seconds: float | None = None
     """When to look again at the latest, whatever failed: for its other work. None: nothing else is to be done."""
+
+
+class Forbidden(Unavailable):
+    """The API server is well and lets it not pass: a right, a quota, a webhook, a policy."""
+
+
+class Denied(Forbidden):
+    """A webhook or a policy calls it invalid. Unlike a schema it may change, or be broken, without our hearing of it."""
 
 
 class NotYet(Unavailable):

@@ -2,15 +2,21 @@
 
 import asyncio
 import copy
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from preheat.cluster.kube import _translated
 from preheat.controller import reconcile
+from preheat.controller.service import Controller
 from preheat.decide.plan import RESYNC_SECONDS
-from preheat.errors import GoingAway, InvalidSpec
+from preheat.errors import GoingAway
 
 from tests.fakes import FakeKube
-from tests.loop.test_controller import controller, example, kinds, ready
+from tests.loop.test_controller import NOW, a_controller, controller, example, kinds, ready
 
 pytestmark = pytest.mark.looptime
 SERVICE = ("LLMDeployment", "preheat-demo", "smollm2")
@@ -169,26 +175,56 @@ async def test_a_status_written_by_hand_is_put_right_and_what_is_not_ours_goes(k
         assert kube.writes[done:] == []
 
 
-async def test_a_status_that_is_refused_leaves_an_event(kube: FakeKube) -> None:
-    kube.refuses["status LLMDeployment"] = InvalidSpec("422 metadata.name must be at most 40 characters")
+@asynccontextmanager
+async def on_a_clock(kube: FakeKube) -> AsyncIterator[Controller]:
+    """A controller whose clock goes on."""
+    made = a_controller(kube, clock=lambda: NOW + timedelta(seconds=asyncio.get_running_loop().time()))
+    await made.start()
+    try:
+        yield made
+    finally:
+        kube.watcher = None
+        await made.stop()
+
+
+POLICY = "ValidatingAdmissionPolicy 'team' with binding 'all' denied request: no owner"
+
+
+@pytest.mark.parametrize(
+    "words", ["metadata.name must be at most 40 characters", POLICY], ids=["schema", "policy"]
+)
+async def test_a_status_that_is_refused_leaves_an_event(
+    kube: FakeKube, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kube.refuses["status LLMDeployment"] = refusal = _translated(
+        422, "", json.dumps({"message": words}), "PATCH"
+    )
+    tries = []
+
+    async def refused(*_: Any) -> None:
+        tries.append(1)
+        raise refusal
+
+    monkeypatch.setattr(kube, "apply_status", refused)
     body = example()
     body["spec"]["hardware"] = "nonsense"
     kube.put(body)
-    async with controller(kube) as made:
+    async with on_a_clock(kube) as made:
         for _ in range(100):
             await asyncio.sleep(10)
             made.loops.wake(SERVICE)
     assert {e["reason"] for e in kube.events if e["regarding"]["name"] == "smollm2"} == {"InvalidSpec"}
     assert len(kube.events) == 1, "woken a hundred times, refused and told once"
+    assert len(tries) <= 1 + 1000 // RESYNC_SECONDS
 
 
 async def test_a_status_that_was_refused_once_is_written_later(kube: FakeKube) -> None:
     """A policy of the cluster's refused it: that may be mended without a change to the object."""
-    kube.refuses["status LLMDeployment"] = InvalidSpec("422 a policy that goes by the status")
+    kube.refuses["status LLMDeployment"] = _translated(422, "", json.dumps({"message": POLICY}), "PATCH")
     body = example()
     body["spec"]["hardware"] = "nonsense"
     kube.put(body)
-    async with controller(kube):
+    async with on_a_clock(kube):
         await asyncio.sleep(60)
         assert "conditions" not in (kube.store[SERVICE].get("status") or {})
         del kube.refuses["status LLMDeployment"]

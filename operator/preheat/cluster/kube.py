@@ -26,7 +26,7 @@ from preheat.api.constants import ANNOTATION_DELETION_COST, ANNOTATION_ROLLBACK_
 from preheat.api.quantity import parse_count
 from preheat.cluster.kinds import EVENTS, KINDS
 from preheat.cluster.lanes import Lanes
-from preheat.errors import GoingAway, InvalidSpec, NotInstalled, NotYet, Unavailable
+from preheat.errors import Denied, Forbidden, GoingAway, InvalidSpec, NotInstalled, NotYet, Unavailable
 from preheat.resources.metadata import Manifest
 
 CONNECT_SECONDS = 5.0
@@ -428,7 +428,7 @@ where what is stored breaks the schema."""
 
 
 _BY_ANOTHER = ('admission webhook "', "ValidatingAdmissionPolicy '")
-"""A rule of the cluster's own refuses, with whatever status it likes: it may be changed, or broken, without our hearing of it."""
+"""Who refuses with 400 or 422 is not always the schema."""
 
 
 def _translated(status: int, reason: str, body: Any, call: str) -> Exception:
@@ -440,10 +440,10 @@ def _translated(status: int, reason: str, body: Any, call: str) -> Exception:
     if status == 403 and "no matches for kind" in message:
         return NotYet(message)
     is_unreadable = status == 500 and any(words in message for words in _UNREADABLE)
-    if (status in {400, 422} or is_unreadable) and not any(words in message for words in _BY_ANOTHER):
-        return InvalidSpec(message)
+    if status in {400, 422} or is_unreadable:
+        return (Denied if any(words in message for words in _BY_ANOTHER) else InvalidSpec)(message)
     if status != 404:
-        return Unavailable(message)
+        return (Forbidden if status == 403 else Unavailable)(message)
     missing = _Missing(message)
     missing.names_an_object = bool(_details(body).get("name"))
     return missing

@@ -42,6 +42,8 @@ from preheat.decide.plan import (
 from preheat.decide.refusals import with_contests, with_refusal, without_pagers, without_pullers
 from preheat.decide.statuses import foreign_fields, own_part
 from preheat.errors import (
+    Denied,
+    Forbidden,
     GoingAway,
     InvalidSpec,
     Leaving,
@@ -60,6 +62,9 @@ Subject = LLMDeployment | ModelCache
 
 SURE_SECONDS = 5.0
 """For so long after it was asked for, an object is taken to be as it was. A stopped process' clock goes on."""
+
+AGAIN_SECONDS = 15.0
+"""How often what is not let in is tried again, at most."""
 
 LEAVING_SECONDS = 3.0
 """A child that is being deleted for longer is told of. In a namespace that is being deleted its owner goes by then."""
@@ -156,8 +161,7 @@ class Writer:
             else:
                 await self._tell(subject, plan, now)
         if isinstance(refusal, Unavailable):
-            refusal.again_seconds = delay
-            raise refusal
+            raise _with_other_work(refusal, delay)
         return delay
 
     async def write(self, writes: Sequence[Write]) -> None:
@@ -193,7 +197,7 @@ class Writer:
             self._no_pullers.pop(_key_of(subject), None)
             return False
         since = self._no_pullers.setdefault(_key_of(subject), self._clock())
-        return isinstance(refusal, InvalidSpec | NotOwned) or self._clock() - since >= START_SECONDS
+        return isinstance(refusal, InvalidSpec | NotOwned | Denied) or self._clock() - since >= START_SECONDS
 
     def _is_unwritable(self, subject: Subject, version: str, plan: Plan) -> bool:
         """Tell whether this very status was refused of late. Why may lie outside the object: a webhook, a policy."""
@@ -220,17 +224,19 @@ class Writer:
         key = _key_of(subject)
         self._told[key] = self._clock()
         self._firsts.pop(key, None)
-        before = self._unwritable.pop(key, None)
+        before = self._unwritable.get(key)
         try:
             written = await self._write_status(subject, plan.status or {})
-        except InvalidSpec as refused:
-            # The object itself breaks the schema (written under another one): then an Event has to tell.
+        except (InvalidSpec, Denied) as refused:
+            # The object itself breaks the schema (written under another one), or a webhook says no: then an Event has to tell.
             # As long as it stays as it is, the same status is tried only now and then.
             log.warning("%s: status refused: %s", "/".join(key), refused)
             known = self._view.get(*key) or {"metadata": {}}
             version = str(known["metadata"].get("resourceVersion"))
             self._unwritable[key] = _Refused(version, _digest_of(plan), self._clock() + RESYNC_SECONDS)
             written = None
+        else:
+            self._unwritable.pop(key, None)
         if written is not None:
             self._view.put(written, author=key)
             self._metrics.turns.count((subject.namespace, subject.name), plan)
@@ -559,7 +565,16 @@ def _pause_seconds(refusal: PreheatError | None, now: datetime) -> float | None:
 
 
 def _digest_of(plan: Plan) -> str:
-    return digest(own_part(plan.status), 32)
+    """Name what a status says, without when and how far: of one that is not written, times are new in each pass."""
+    conditions = own_part(plan.status).get("conditions") or ()
+    return digest([[c["type"], c["status"], c["reason"]] for c in conditions], 32)
+
+
+def _with_other_work(refusal: Unavailable, delay: float) -> Unavailable:
+    """Return a refusal after which the other work of an object goes on. An API server that has too much to do is left alone."""
+    if isinstance(refusal, Forbidden):
+        refusal.again_seconds = max(delay, AGAIN_SECONDS)
+    return refusal
 
 
 def _is_recent(refusal: Leaving, now: datetime) -> bool:

@@ -14,17 +14,22 @@ from preheat.decide.plan import Adopt
 from preheat.errors import NotOwned, Unavailable
 from preheat.resources.metadata import Manifest
 
+_VOLUMES = frozenset({"PersistentVolume", "PersistentVolumeClaim"})
+
 
 def is_ours(desired: Manifest, live: Body) -> bool:
     """Tell whether a live object is the one that a manifest means: same owner, or no owner at all in both.
 
-    What is to have no owner is known by its labels, or, where somebody changed those, by what we wrote on it.
+    What is to have no owner is known by its labels, or, where somebody changed those, by what we wrote on it. Volumes and
+    claims are made once and never applied again, so nobody would put their labels back: they count as a stranger's then.
     """
     owners = desired["metadata"].get("ownerReferences")
     if not owners:
         labels = live["metadata"].get("labels") or {}
         alike = all(labels.get(k) == v for k, v in desired["metadata"].get("labels", {}).items())
-        relabelled = not alike and _is_left_to_itself(live) and _same_parents(desired, live)
+        relabelled = (
+            live["kind"] not in _VOLUMES and _is_left_to_itself(live) and _same_parents(desired, live)
+        )
         return (alike or relabelled) and _volume(live) == _volume(desired)
     return is_controlled_by(live, owners[0]["uid"])
 

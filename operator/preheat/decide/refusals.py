@@ -18,7 +18,8 @@ from preheat.errors import InvalidSpec, NotOwned, PreheatError
 
 BAD = frozenset({Reason.NAME_TAKEN, Reason.CHILD_REFUSED, Reason.INVALID_SPEC, Reason.OPERATOR_ERROR})
 
-IN_VAIN = frozenset({Reason.SCALING_LIMITED, Reason.SCALING_IGNORED})
+IN_VAIN = frozenset({Reason.SCALING_LIMITED, Reason.SCALING_IGNORED, Reason.INVALID_SPEC})
+"""Of what is asked for and not followed, the last one of schedules that are skipped."""
 
 TAKEN_SECONDS = 15.0
 """How often a taken name is looked at again: objects of strangers are not watched."""

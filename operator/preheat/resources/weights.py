@@ -75,7 +75,8 @@ def key_in_pod(pod: Manifest) -> str | None:
         claim = str((volume.get("persistentVolumeClaim") or {}).get("claimName", ""))
         if (key := names.key_of_volume(claim, "serve")) is not None:
             return key
-    return next(_shared_keys(pod), None) or next(_image_keys(pod), None)
+    # Whose weights are in an image may mount another cache's folder beside them.
+    return next(_image_keys(pod), None) or next(_shared_keys(pod), None)
 
 
 _SHARED = re.compile(rf"{re.escape(SHARED_FOLDER)}/[^/]+/([0-9a-f]{{16}})/{PUBLISHED}")

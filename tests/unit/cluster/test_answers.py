@@ -4,7 +4,7 @@ import json
 
 import pytest
 from preheat.cluster.kube import _translated
-from preheat.errors import InvalidSpec, NotYet, Unavailable
+from preheat.errors import Denied, Forbidden, InvalidSpec, NotYet, Unavailable
 
 TYPED = (
     "failed to create typed patch object (default/x; apps/v1, Kind=Deployment): .spec.foo: field not declared"
@@ -22,12 +22,12 @@ QUANTITY = "failed to convert new object (default/x; apps/v1, Kind=Deployment) t
         (500, "etcdserver: request timed out", Unavailable),
         (503, TYPED, Unavailable),
         (409, "Operation cannot be fulfilled", Unavailable),
-        (403, "exceeded quota", Unavailable),
-        (400, 'admission webhook "team.example.org" denied the request: no owner', Unavailable),
+        (403, "exceeded quota", Forbidden),
+        (400, 'admission webhook "team.example.org" denied the request: no owner', Denied),
         (
             422,
             "deployments.apps x is forbidden: ValidatingAdmissionPolicy 'team' with binding 'all' denied request: no owner",
-            Unavailable,
+            Denied,
         ),
         (403, 'cannot set blockOwnerDeletion: no matches for kind "LLMDeployment"', NotYet),
         (429, "too many requests", Unavailable),

@@ -12,7 +12,7 @@ from preheat.controller.telemetry import Metrics
 from preheat.controller.view import View
 from preheat.decide.ahead import START_SECONDS
 from preheat.decide.plan import IMAGES, Apply, Plan, apart
-from preheat.errors import Unavailable
+from preheat.errors import Denied, Forbidden, Unavailable
 from preheat.resources import serving
 from preheat.resources.pulling import images_of, make_puller
 
@@ -51,3 +51,35 @@ async def test_a_puller_that_is_not_let_in_for_a_minute_is_given_up_beside_one_t
         with pytest.raises(Unavailable):
             await one_pass(seconds)
     assert await one_pass(START_SECONDS) == ["RollingOut", "ImageNotPulled"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "again"),
+    [
+        (Forbidden("exceeded quota"), 15.0),
+        (Denied("a policy"), 15.0),
+        (Unavailable("429 too many requests"), None),
+    ],
+    ids=["a quota", "a policy", "an API server that has too much to do"],
+)
+async def test_what_is_not_let_in_keeps_no_other_work_waiting(
+    refusal: Unavailable, again: float | None
+) -> None:
+    kube, view = FakeKube(), View()
+    body = kube.put(
+        {
+            "apiVersion": "v1",
+            "kind": "LLMDeployment",
+            "metadata": {"name": "llama", "namespace": "default"},
+            "spec": SERVICE,
+        }
+    )
+    view.put(body)
+    service = parse(LLMDeployment, body)
+    template = serving.render_revision(service, service.spec.hardware.gpu.types[0], 1, "c", CONFIG).template
+    job = Apply(make_puller(service, template, images_of(template), "n1", CONFIG), once=True)
+    kube.refuses["create Job"] = refusal
+    writer = Writer(cast("Any", kube), view, Metrics(), lambda: 0.0)
+    with pytest.raises(Unavailable) as raised:
+        await writer.apply(service, body, Plan((job,), None, (), 1.0), NOW)
+    assert raised.value.again_seconds == again

@@ -35,12 +35,14 @@ from preheat.decide.capacity import (
 from preheat.decide.loads import expected
 from preheat.decide.observed import MOST, AgentReport, AgentState, HealingReport, Reading
 from preheat.decide.plan import Apply, Plan
+from preheat.decide.refusals import with_refusal
 from preheat.decide.scaling import Alternative, Memory, Policy, Recommendation, Sample
 from preheat.decide.scaling.flight import has_just_begun
 from preheat.decide.scaling.schedule import floor
 from preheat.decide.serving import decide_service
 from preheat.decide.signals import Look
 from preheat.decide.wish import ServiceObservation
+from preheat.errors import Unavailable
 
 from tests.builders import a_node, a_pod, a_service, merged
 
@@ -473,6 +475,8 @@ def test_of_two_schedules_the_one_that_can_be_followed_is_and_the_other_is_told_
     assert (ready["reason"], stalled["status"]) == ("WeightsFetching", "False"), "what is under way is told"
     (event,) = [event for event in plan.events if event.reason == "InvalidSpec"]
     assert (event.warning, event.message) == (True, accepted["message"])
+    refused = with_refusal(scaled(**spec), plan, Unavailable("503 service"), NOW)
+    assert event in refused.events, "what is refused meanwhile does not keep it from being told"
     again = plan_of(scaled(plan.status, **spec), look=a_look())
     assert [event for event in again.events if event.reason == "InvalidSpec"] == []
     mended = plan_of(scaled(plan.status, scaling={"schedules": [ON_EARTH]}), look=a_look())

@@ -106,6 +106,9 @@ def policy(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("labels", [{}, {"app": "b"}, {"app.kubernetes.io/managed-by": "Helm"}])
 def test_what_has_no_owner_stays_ours_when_somebody_changes_its_labels(labels: dict[str, str]) -> None:
     assert adoption(policy(), policy(labels=labels)) is None
+    claim = {**policy(), "kind": "PersistentVolumeClaim"}
+    with pytest.raises(NotOwned, match="PersistentVolumeClaim llama"):
+        adoption(claim, {**policy(labels=labels), "kind": "PersistentVolumeClaim"})
     for change in ({"annotations": {}}, {"managedFields": [{"manager": "kubectl", "operation": "Apply"}]}):
         with pytest.raises(NotOwned, match="NetworkPolicy llama"):
             adoption(policy(), policy(labels=labels, **change))

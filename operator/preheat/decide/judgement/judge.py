@@ -88,7 +88,9 @@ def _without_weights(
     what it tells then is as old as that verdict. ``_deletions`` has ours made anew.
     """
     cache = the_cache(wish, seen)
-    if cache is None or wish.replicas == 0 or back.cache == cache.name:
+    if cache is None or wish.replicas == 0:
+        return None
+    if back.key == wish.key if back.key and wish.key else back.cache == cache.name:
         return None
     if cache.uid in condemned_caches(stored):
         return None

@@ -145,7 +145,7 @@ def _read(found: dict[str, Any]) -> Memory:
         forecast=Forecast(point, most, guesses, int(found["faded"])),
         trials=Trials(
             tuple(_trial(int(found["closed"]), *one) for one in found["trials"]),
-            float(work), float(arrivals), int(dial), int(school), int(turned),
+            _finite(float(work)), _finite(float(arrivals)), int(dial), int(school), int(turned),
         ),
         hold=Hold(_numbers(found["hold"], PARTS + 1)),
         idle=_idle(*found["idle"]),
@@ -162,7 +162,7 @@ def _read(found: dict[str, Any]) -> Memory:
 
 
 def _trial(closed: int, ready: int, loads: Sequence[Sequence[int]], text: str) -> Trial:
-    backlog, cost, late, *parts = _numbers(text, 3 + PARTS + 1)
+    backlog, cost, late, *parts = (_finite(value) for value in _numbers(text, 3 + PARTS + 1))
     on_their_way = tuple((int(due) + closed, int(many)) for due, many in loads)
     return Trial(int(ready), on_their_way, backlog, cost, late, Hold(tuple(parts)))
 
@@ -216,6 +216,12 @@ def _numbers(text: str, many: int | None = None) -> tuple[float, ...]:
     if any(math.isnan(value) for value in found):
         raise ValueError("not a number")
     return tuple(found)
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("no number to count with")
+    return value
 
 
 _DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"

@@ -179,7 +179,7 @@ class Trials:
         return sum(weight * sure for weight, sure in zip(self.weights(policy), DIALS, strict=True))
 
     def weights(self, policy: Policy) -> tuple[float, ...]:
-        """Return how much each dial is listened to, 1 in all; while nobody has shown anything, only the first."""
+        """Return how much each dial is listened to, 1 in all; while nobody has shown anything, only the one that speaks."""
         if not self.has_learnt(policy):
             return tuple(float(dial == self.dial) for dial in range(len(DIALS)))
         heard = range(max(0, self.dial - NEIGHBOURS), min(len(DIALS), self.dial + NEIGHBOURS + 1))

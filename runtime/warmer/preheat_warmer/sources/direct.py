@@ -121,8 +121,10 @@ class _Connection:
         self._socket: socket.socket | None = None
         self._broken_off = False
         self._peer: Any = None
+        self._is_tuned = False
+        """It was decided how long the kernel's buffer may be. Made shorter later, what is under way would be dropped."""
         self.is_wide = False
-        """The kernel's buffer may have grown: it cannot be made short any more without losing what is under way."""
+        """The kernel may make the buffer longer than what may wait of another file: the connection is used for this one alone."""
 
     def ask(self, request: httpx.Request) -> http.client.HTTPResponse:
         """Send a request; return the answer's head. Raises _Stale or what httpx raises."""
@@ -177,8 +179,9 @@ class _Connection:
         it takes twice what it is told. A short buffer means short reads, of which each costs a change of threads: where
         more may wait than the kernel would have it, it is left alone.
         """
-        if self._socket is None:
+        if self._socket is None or self._is_tuned:
             return
+        self._is_tuned = True
         if count >= TUNED_BYTES:
             self.is_wide = True
             return

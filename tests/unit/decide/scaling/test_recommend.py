@@ -1,7 +1,9 @@
 """What must hold of every recommendation, whatever comes."""
 
+import base64
 import json
 import math
+from array import array
 from dataclasses import replace
 from typing import Any
 
@@ -77,6 +79,23 @@ def test_a_memory_that_was_tampered_with_is_read_or_forgotten(data: st.DataObjec
     recommend(a_policy(), [a_sample(at=START + 9 * HOUR)], memory, START + 9 * HOUR)
     cut = data.draw(st.integers(0, len(text) - 1))
     assert Memory.from_json(text[:cut]) == Memory()
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize("place", [0, 1], ids=["work", "arrivals"])
+def test_a_memory_whose_dials_cannot_be_compared_is_forgotten(place: int, value: float) -> None:
+    body: dict[str, Any] = json.loads(WRITTEN)
+    body["dials"][place] = value
+    assert Memory.from_json(json.dumps(body)) == Memory()
+
+
+def test_a_memory_of_a_trial_that_cost_beyond_all_numbers_is_forgotten() -> None:
+    body: dict[str, Any] = json.loads(WRITTEN)
+    ready, loads, text = body["trials"][0]
+    numbers = array("d", base64.b64decode(text))
+    numbers[1] = math.inf
+    body["trials"][0] = [ready, loads, base64.b64encode(numbers.tobytes()).decode()]
+    assert Memory.from_json(json.dumps(body)) == Memory()
 
 
 STEADY = World(a_policy(), lambda _: 60.0, ready=9).run(HOUR)
