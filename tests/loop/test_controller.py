@@ -4,7 +4,7 @@ import asyncio
 import copy
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -80,14 +80,18 @@ def a_controller(
 
 
 @asynccontextmanager
-async def controller(kube: FakeKube, config: OperatorConfig = CONFIG) -> AsyncIterator[Controller]:
-    made = a_controller(kube, config)
+async def running(kube: FakeKube, made: Controller) -> AsyncIterator[Controller]:
+    """Start a controller, and stop it in the end."""
     await made.start()
     try:
         yield made
     finally:
         kube.watcher = None
         await made.stop()
+
+
+def controller(kube: FakeKube, config: OperatorConfig = CONFIG) -> AbstractAsyncContextManager[Controller]:
+    return running(kube, a_controller(kube, config))
 
 
 def kinds(kube: FakeKube) -> list[str]:

@@ -2,8 +2,7 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,7 +13,7 @@ from preheat.decide.plan import RESYNC_SECONDS
 from preheat.errors import InvalidSpec
 
 from tests.fakes import FakeKube, FakeSidecars
-from tests.loop.test_controller import NODE, a_controller, example
+from tests.loop.test_controller import NODE, a_controller, example, running
 from tests.loop.test_scaling import deployment, run_pods, status
 
 pytestmark = pytest.mark.looptime
@@ -28,17 +27,10 @@ def clock() -> datetime:
     return NOW + timedelta(seconds=asyncio.get_running_loop().time())
 
 
-@asynccontextmanager
-async def controller(
+def controller(
     kube: FakeKube, sidecars: FakeSidecars, config: OperatorConfig | None = None
-) -> AsyncIterator[Controller]:
-    made = a_controller(kube, config or OperatorConfig(), clock, sidecars)
-    await made.start()
-    try:
-        yield made
-    finally:
-        kube.watcher = None
-        await made.stop()
+) -> AbstractAsyncContextManager[Controller]:
+    return running(kube, a_controller(kube, config or OperatorConfig(), clock, sidecars))
 
 
 def front_pod(

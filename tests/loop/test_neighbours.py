@@ -3,20 +3,17 @@
 import asyncio
 import copy
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Any
 
 import pytest
 from preheat.cluster.kube import _translated
 from preheat.controller import reconcile
-from preheat.controller.service import Controller
 from preheat.decide.plan import RESYNC_SECONDS
 from preheat.errors import GoingAway
 
 from tests.fakes import FakeKube
-from tests.loop.test_controller import NOW, a_controller, controller, example, kinds, ready
+from tests.loop.test_controller import controller, example, kinds, ready
+from tests.loop.test_rollout import operator
 
 pytestmark = pytest.mark.looptime
 SERVICE = ("LLMDeployment", "preheat-demo", "smollm2")
@@ -175,18 +172,6 @@ async def test_a_status_written_by_hand_is_put_right_and_what_is_not_ours_goes(k
         assert kube.writes[done:] == []
 
 
-@asynccontextmanager
-async def on_a_clock(kube: FakeKube) -> AsyncIterator[Controller]:
-    """A controller whose clock goes on."""
-    made = a_controller(kube, clock=lambda: NOW + timedelta(seconds=asyncio.get_running_loop().time()))
-    await made.start()
-    try:
-        yield made
-    finally:
-        kube.watcher = None
-        await made.stop()
-
-
 POLICY = "ValidatingAdmissionPolicy 'team' with binding 'all' denied request: no owner"
 
 
@@ -209,7 +194,7 @@ async def test_a_status_that_is_refused_leaves_an_event(
     body = example()
     body["spec"]["hardware"] = "nonsense"
     kube.put(body)
-    async with on_a_clock(kube) as made:
+    async with operator(kube) as made:
         for _ in range(100):
             await asyncio.sleep(10)
             made.loops.wake(SERVICE)
@@ -224,7 +209,7 @@ async def test_a_status_that_was_refused_once_is_written_later(kube: FakeKube) -
     body = example()
     body["spec"]["hardware"] = "nonsense"
     kube.put(body)
-    async with on_a_clock(kube):
+    async with operator(kube):
         await asyncio.sleep(60)
         assert "conditions" not in (kube.store[SERVICE].get("status") or {})
         del kube.refuses["status LLMDeployment"]

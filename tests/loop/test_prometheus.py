@@ -1,8 +1,8 @@
 """The whole controller with a Prometheus beside it: asked where agents are silent, once for the past, and else not at all."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from preheat.decide.signals import Scrape
 from preheat.errors import Unavailable
 
 from tests.fakes import FakeKube, FakeSidecars
-from tests.loop.test_controller import CONFIG, NODE, example
+from tests.loop.test_controller import CONFIG, NODE, example, running
 from tests.loop.test_scaling import MEMORY, NOW, clock, deployment, run_pods, status, tell
 
 pytestmark = pytest.mark.looptime
@@ -70,21 +70,15 @@ def kube() -> FakeKube:
     return made
 
 
-@asynccontextmanager
-async def controller(
+def controller(
     kube: FakeKube, sidecars: FakeSidecars, prometheus: FakePrometheus
-) -> AsyncIterator[Controller]:
+) -> AbstractAsyncContextManager[Controller]:
     probe = Probe(lambda: 0.0)
     made = Controller(
         kube, sidecars, CONFIG, Metrics(), probe, clock, prometheus  # type: ignore[arg-type]
     )  # fmt: skip
     kube.watcher = made.saw
-    await made.start()
-    try:
-        yield made
-    finally:
-        kube.watcher = None
-        await made.stop()
+    return running(kube, made)
 
 
 def active(kube: FakeKube) -> dict[str, Any]:

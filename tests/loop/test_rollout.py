@@ -3,7 +3,7 @@
 import asyncio
 import copy
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from preheat.controller.service import Controller
 
 from tests.fakes import FakeKube
-from tests.loop.test_controller import NODE, NOW, a_controller, crash_of, example
+from tests.loop.test_controller import NODE, NOW, a_controller, crash_of, example, running
 
 pytestmark = pytest.mark.looptime
 SERVICE = ("LLMDeployment", "preheat-demo", "smollm2")
@@ -152,15 +152,8 @@ def now() -> datetime:
     return NOW + timedelta(seconds=asyncio.get_running_loop().time())
 
 
-@asynccontextmanager
-async def operator(kube: FakeKube) -> AsyncIterator[Controller]:
-    made = a_controller(kube, clock=now)
-    await made.start()
-    try:
-        yield made
-    finally:
-        kube.watcher = None
-        await made.stop()
+def operator(kube: FakeKube) -> AbstractAsyncContextManager[Controller]:
+    return running(kube, a_controller(kube, clock=now))
 
 
 async def until_ready(kube: FakeKube, revision_before: str = "", seconds: int = 300) -> None:

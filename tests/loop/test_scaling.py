@@ -1,8 +1,7 @@
 """The whole controller where it decides the number of replicas: asks, decides, keeps, and costs nothing elsewhere."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +11,7 @@ from preheat.decide.autoscale import KEEP_SECONDS
 from preheat.decide.observed import Reading
 
 from tests.fakes import FakeKube, FakeSidecars
-from tests.loop.test_controller import CONFIG, NODE, a_controller, example
+from tests.loop.test_controller import CONFIG, NODE, a_controller, example, running
 
 pytestmark = pytest.mark.looptime
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -24,15 +23,8 @@ def clock() -> datetime:
     return NOW + timedelta(seconds=asyncio.get_running_loop().time())
 
 
-@asynccontextmanager
-async def controller(kube: FakeKube, sidecars: FakeSidecars) -> AsyncIterator[Controller]:
-    made = a_controller(kube, CONFIG, clock, sidecars)
-    await made.start()
-    try:
-        yield made
-    finally:
-        kube.watcher = None
-        await made.stop()
+def controller(kube: FakeKube, sidecars: FakeSidecars) -> AbstractAsyncContextManager[Controller]:
+    return running(kube, a_controller(kube, CONFIG, clock, sidecars))
 
 
 @pytest.fixture
